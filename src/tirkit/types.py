@@ -83,7 +83,7 @@ class ToolErrorKind(StrEnum):
 
 
 class ToolResult(Record):
-    """What came back from one call: `content` is what the model reads, also when `error` says why there is no result."""
+    """What came back from one call; `content` is what the model reads, also when `error` says why there is none."""
 
     name: str
     content: str

@@ -1,0 +1,94 @@
+"""The run folder survives kills, torn lines and a full disk."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tirkit.config import RunConfig
+from tirkit.store import RunFolder, StoreError, append_lines, save_folder, whole_lines, write_atomic
+from tirkit.types import Message
+
+
+def test_continue_keeps_the_manifest_and_marks(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", RunConfig())
+    folder.work("warmup").mkdir(parents=True)
+    assert folder.mark("warmup") is None
+    folder.complete("warmup", 1.5, {"loss": 0.25})
+    folder.close()
+    again = RunFolder.open(tmp_path / "run", RunConfig())
+    assert again.manifest == folder.manifest
+    mark = again.mark("warmup")
+    assert mark is not None
+    assert (mark.duration_s, mark.facts) == (1.5, {"loss": 0.25})
+    assert not again.work("warmup").exists()
+
+
+def test_other_settings_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "run", RunConfig()).close()
+    with pytest.raises(StoreError, match=r"seed: 0 → 1"):
+        RunFolder.open(tmp_path / "run", RunConfig(seed=1))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(StoreError, match="not empty"):
+        RunFolder.open(tmp_path / "other", RunConfig())
+    with pytest.raises(StoreError, match="not a run folder"):
+        RunFolder.read(tmp_path / "other")
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    first = RunFolder.open(tmp_path, RunConfig())
+    with pytest.raises(StoreError, match="another process"):
+        RunFolder.open(tmp_path, RunConfig())
+    first.close()
+    RunFolder.open(tmp_path, RunConfig()).close()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_torn_last_line_is_cut_and_nothing_else_is_lost(tmp_path: Path, cut: int) -> None:
+    folder = RunFolder.open(tmp_path, RunConfig())
+    messages = [Message(role="user", content="é" * n) for n in (1, 70000, 3)]
+    folder.append_records("m", messages)
+    path = folder.records("m")
+    os.truncate(path, path.stat().st_size - cut)
+    assert list(folder.read_records("m", Message)) == messages[:2]
+    folder.append_records("m", messages[2:])
+    assert list(folder.read_records("m", Message)) == messages
+
+
+def test_a_damaged_record_is_named_by_line(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path, RunConfig())
+    append_lines(folder.records("m"), ['{"role": "user", "content": "a"}', '{"role": "robot", "content": "a"}'])
+    with pytest.raises(StoreError, match=r"m\.jsonl:2: not a Message"):
+        list(folder.read_records("m", Message))
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_absent_or_whole(tmp_path: Path) -> None:
+    def half(part: Path) -> None:
+        (part / "one").write_text("1")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        save_folder(tmp_path / "model", half)
+    assert not (tmp_path / "model").exists()
+    save_folder(tmp_path / "model", lambda part: (part / "one").write_text("2"))
+    assert (tmp_path / "model" / "one").read_text() == "2"
+
+
+def test_lines_of_an_absent_file() -> None:
+    assert list(whole_lines(Path("nowhere"))) == []
