@@ -7,7 +7,8 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "tirkit"
 LAYERS = [
-    {"config", "types"},
+    {"types"},
+    {"config"},
     {"store", "text"},
     {"scoring", "losses"},
     {"tools"},

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tirkit.types import UserError
+
 Indexing = Literal["atomic", "name", "numeric", "hierarchical", "none"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "muon"]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The configuration cannot be used; the message names the key and what is allowed."""
 
 

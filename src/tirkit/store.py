@@ -27,12 +27,13 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from tirkit.config import RunConfig, differences
+from tirkit.types import UserError
 
 SCHEMA_VERSION = 1
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """The run folder cannot be used; the message says why and what to do."""
 
 

@@ -29,6 +29,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 Mode = Literal["think", "no_think"]
 
 
+class UserError(Exception):
+    """What must stop a run: the message names the place, the reason and the remedy. The command line prints it alone."""
+
+
 class Record(BaseModel):
     """Base of every stored type: frozen, unknown fields refused, no silent type conversion."""
 
