@@ -1,0 +1,110 @@
+"""What a policy is: something that continues conversations. Plus the policy that plays a script.
+
+A request carries the same conversation three ways, so that every kind of policy finds what it needs: token `ids` (a
+model), `messages` and `tools` (an endpoint), `task` and `turns` (a script). Only a script may look at a task's gold.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tirkit.text.dialects import Dialect
+from tirkit.text.render import Renderer
+from tirkit.types import Message, Task, ToolSchema, Turn
+
+Script = Callable[[Task, Sequence[Turn]], str]
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One attempt to make at `task`. Everything random in it follows from `seed`: equal seeds give equal attempts."""
+
+    task: Task
+    copy_index: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One turn to write: `ids` is all of the conversation so far, the beginning of the assistant's turn included.
+
+    `messages` is the same conversation as messages; `tools` are the documents that stand in its prompt.
+    """
+
+    task: Task
+    turns: tuple[Turn, ...]
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    tools: tuple[ToolSchema, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a policy wrote. `ids` ends with the end-of-turn token iff `finish` is "stop"; `text` leaves it out.
+
+    `logps` is log p of each of `ids` under the policy at its sampling temperature, empty where unknown. `failed` says
+    that the policy could not be asked at all (an endpoint that stays silent).
+    """
+
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    finish: Literal["stop", "length", "failed"]
+
+
+class Policy(Protocol):
+    """Writes the next turn of each request, in the order of the requests."""
+
+    name: str
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """One generation a request, same order; a request's result does not depend on the others beside it."""
+        ...
+
+
+class ScriptedPolicy:
+    """Plays `script(task, turns so far) -> text of the next turn`; ids come from the renderer, log-probs are unknown."""
+
+    def __init__(self, script: Script, renderer: Renderer, name: str = "scripted"):
+        self.script, self.renderer, self.name = script, renderer, name
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """One turn a request, cut off at its `max_new_tokens`."""
+        return [self._write(request) for request in requests]
+
+    def _write(self, request: GenerateRequest) -> Generation:
+        text = self.script(request.task, request.turns)
+        return written(self.renderer, text, request.max_new_tokens)
+
+
+def written(renderer: Renderer, text: str, max_new_tokens: int) -> Generation:
+    """The generation of a policy that writes text: tokenised as the assistant's own words, cut off where too long."""
+    ids = tuple(renderer.completion_ids(text))
+    if len(ids) <= max_new_tokens:
+        return Generation(ids, (), text, "stop")
+    ids = ids[:max_new_tokens]
+    return Generation(ids, (), renderer.decode(ids), "length")
+
+
+def oracle(dialect: Dialect, reply: str = "Done.") -> Script:
+    """The script that plays a task's gold: each round's selection and calls, then its answer, with its thoughts.
+
+    A round's thought precedes its first block. A task whose answer is not known is closed with `reply`.
+    """
+    return functools.partial(_play_gold, dialect, reply)
+
+
+def _play_gold(dialect: Dialect, reply: str, task: Task, turns: Sequence[Turn]) -> str:
+    rounds = task.gold_rounds or ()
+    done = sum(bool(turn.calls) for turn in turns)
+    think = task.thoughts[done] if done < len(task.thoughts) else ""
+    if done == len(rounds):
+        return dialect.print_answer(reply if task.answer is None else task.answer, think)
+    if dialect.index is None or not dialect.two_step:
+        return dialect.print_calls(rounds[done], think)
+    if turns and turns[-1].selected:
+        return dialect.print_calls(rounds[done])
+    return dialect.print_selection(tuple(dict.fromkeys(call.name for call in rounds[done])), think)
