@@ -1,0 +1,144 @@
+"""The command line: parse, call one function, print what it says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tirkit.types import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train a model to use your tools: catalogue + questions + model in, tool-calling model out.\n\n"
+    "Start with `tirkit run configs/tinr_u/embedded.toml --out runs/first` (offline, CPU, minutes), then "
+    "`tirkit report runs/first`. `tirkit plan CONFIG` says what a run will cost before it starts.",
+)
+tools_app = typer.Typer(no_args_is_help=True, help="Look at tool catalogues.")
+app.add_typer(tools_app, name="tools")
+out = Console()
+
+Config = Annotated[Path, typer.Argument(help="TOML config; see configs/", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value settings", show_default=False)]
+Arm = Annotated[str, typer.Option(help="one of the config's arms: a baseline or an ablation")]
+Run = Annotated[Path, typer.Argument(help="a run folder", show_default=False)]
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="run folder; the same one again continues")] = None,
+    arm: Arm = "",
+    stages: Annotated[str, typer.Option(help="only these, comma-separated; all if empty")] = "",
+) -> None:
+    """Train: run a config's stages in order. Killed or stopped, the same command goes on where it was."""
+    from tirkit.config import load_config
+    from tirkit.pipeline.run import run_stages
+
+    settings = load_config(config, overrides or (), arm)
+    folder = out_folder or Path("runs") / f"{settings.name}-{settings.digest}"
+    run_stages(settings, folder, [name for name in stages.split(",") if name])
+
+
+@app.command()
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of the runs")] = Path("runs/compare"),
+    arms: Annotated[str, typer.Option(help="comma-separated; 'method' is the config itself; 'all'")] = "all",
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0",
+    jobs: Annotated[int, typer.Option(help="runs at a time, one CPU thread each")] = 2,
+) -> None:
+    """Run a config beside its arms (baselines, ablations) and report them together."""
+    from tirkit.pipeline.compare import compare_arms
+
+    chosen = [name for name in arms.split(",") if name]
+    compare_arms(config, overrides or [], chosen, [int(seed) for seed in seeds.split(",")], out_folder, jobs)
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None, arm: Arm = "") -> None:
+    """Say what a run will take, stage by stage, before anything runs: time, memory, tokens, endpoint cost."""
+    from tirkit.config import load_config
+    from tirkit.pipeline.plan import plan_run
+
+    out.print(plan_run(load_config(config, overrides or (), arm)))
+
+
+@app.command("eval")
+def evaluate(
+    run_folder: Run,
+    questions: Annotated[Path | None, typer.Option(help="question file; default: its test questions")] = None,
+    stage: Annotated[str, typer.Option(help="model of this stage; the last one if empty")] = "",
+    prompt: Annotated[str, typer.Option(help="none, documents or retrieve; the run's own if empty")] = "",
+    limit: Annotated[int, typer.Option(help="first so many questions; 0 = all")] = 0,
+) -> None:
+    """Measure a run's model on questions: accuracy with its standard error, tokens, stop reasons."""
+    from tirkit.pipeline.run import evaluate_run
+
+    out.print(evaluate_run(run_folder, questions, stage, prompt, limit))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders; the first holds the report", show_default=False)],
+) -> None:
+    """Write the HTML report of one run, or of several side by side."""
+    from tirkit.pipeline.compare import report_runs
+
+    out.print(f"report: {report_runs(runs, runs[0] / 'report')}")
+
+
+@app.command()
+def inspect(
+    run_folder: Run,
+    records: Annotated[str, typer.Option(help="which trajectories: test, validation, synthesise, rl")] = "test",
+    count: Annotated[int, typer.Option(help="how many")] = 3,
+    task: Annotated[str, typer.Option(help="only of this task id")] = "",
+) -> None:
+    """Show trajectories in the terminal, each token coloured by its mask: prompt, trained, not trained."""
+    from tirkit.pipeline.run import inspect_run
+
+    for item in inspect_run(run_folder, records, count, task):
+        out.print(item)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="trajectories, JSONL", show_default=False)],
+    tasks: Annotated[Path, typer.Option(help="their tasks, JSONL", show_default=False)],
+) -> None:
+    """Score trajectories against their tasks; bad lines are named and the rest is scored."""
+    from tirkit.evaluation.score_file import print_scores
+
+    raise typer.Exit(print_scores(file, tasks, out))
+
+
+@tools_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="catalogue, JSON or JSONL", show_default=False)],
+) -> None:
+    """Validate a catalogue: every bad line with its reason, what was merged, what was renamed."""
+    from tirkit.tools.catalogue import load_catalogue
+
+    catalogue = load_catalogue(file)
+    for issue in catalogue.issues:
+        out.print(f"{issue.file}:{issue.line}: {issue.reason}", markup=False, highlight=False)
+    out.print(
+        f"{len(catalogue.tools)} tools, {catalogue.merged} exact duplicates merged, {catalogue.renamed} renamed, "
+        f"{len(catalogue.issues)} bad lines"
+    )
+    raise typer.Exit(1 if catalogue.issues else 0)
+
+
+def main() -> None:
+    """Entry point: a `UserError` is printed without a traceback and ends with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
