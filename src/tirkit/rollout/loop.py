@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tirkit.rollout.policy import Generation, GenerateRequest, Policy, RolloutRequest
+from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutError, RolloutRequest
 from tirkit.text.dialects import Dialect, ParsedTurn, print_document
 from tirkit.text.render import Renderer
 from tirkit.tools.retrieve import ToolRetriever
@@ -58,14 +58,14 @@ def rollout(
     """One trajectory a request, in their order.
 
     tools: the catalogue by name. toolbox: runs the calls; needed unless every task is `calls_only`.
-    Raises ValueError where a task executes calls and there is no toolbox, or names a tool outside the catalogue.
+    Raises RolloutError where a task executes calls and there is no toolbox, or names a tool outside the catalogue.
     """
     settings = settings or RolloutSettings()
     for task in (request.task for request in requests):
         if toolbox is None and not task.calls_only:
-            raise ValueError(f"task {task.id!r} executes its calls: pass a toolbox, or mark the task calls_only")
+            raise RolloutError(f"task {task.id!r} executes its calls: pass a toolbox, or mark the task calls_only")
         if missing := [name for name in task.tools if name not in tools]:
-            raise ValueError(f"task {task.id!r} names tools that the catalogue lacks: {missing[:5]}")
+            raise RolloutError(f"task {task.id!r} names tools that the catalogue lacks: {missing[:5]}")
     loop = _Loop(renderer, dialect, tools, toolbox, settings, policy.name)
     attempts = loop.start(requests)
     while live := [attempt for attempt in attempts if attempt.stop is None]:

@@ -11,9 +11,13 @@ from typing import Literal, Protocol
 
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
-from tirkit.types import Message, Task, ToolSchema, Turn
+from tirkit.types import Message, Task, ToolSchema, Turn, UserError
 
 Script = Callable[[Task, Sequence[Turn]], str]
+
+
+class RolloutError(UserError):
+    """The rollout cannot be done as asked for; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Policy(Protocol):
 
 
 class ScriptedPolicy:
-    """Plays `script(task, turns so far) -> text of the next turn`; ids come from the renderer, log-probs are unknown."""
+    """Plays `script(task, turns so far) -> text of the next turn`. The renderer gives ids; log-probs are unknown."""
 
     def __init__(self, script: Script, renderer: Renderer, name: str = "scripted"):
         self.script, self.renderer, self.name = script, renderer, name
