@@ -36,7 +36,7 @@ class SelectionAutomaton:
             )
         self._open, newline, close = opening[0], opening[1], closing[1]
         self._masks: dict[int, Tensor] = {}
-        outside, opened, first, again = range(4)  # `again`: after a whole surface and its newline
+        outside, _opened, first, again = range(4)  # `again`: after a whole surface and its newline
         self._edges: list[dict[int, int]] = [{}, {newline: first}, {}, {close: outside}]
         for name in dialect.index.names if names is None else names:
             surface = _ids(renderer, dialect.index.surface(name))

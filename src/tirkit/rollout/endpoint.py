@@ -7,18 +7,17 @@ the API accepts role "tool" only in answer to its own tool calls.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 from openai import AsyncOpenAI
 
-from tirkit.rollout.policy import GenerateRequest, Generation, written
+from tirkit.rollout.policy import GenerateRequest, Generation, RolloutError, written
 from tirkit.text.control import THINK_CLOSE, THINK_OPEN
 from tirkit.text.dialects import print_document
 from tirkit.text.render import Renderer
-from tirkit.types import Message
 
 logger = logging.getLogger(__name__)
 TRANSIENT = (
@@ -48,25 +47,29 @@ class EndpointSettings:
 class EndpointPolicy:
     """Asks an endpoint. `num_failures` counts generations that no retry got; they stop their attempt as policy_failed.
 
-    client: an AsyncOpenAI, e.g. `AsyncOpenAI(base_url=…, api_key=…, max_retries=0)`; a fresh copy of it is used for
-    every batch, since an HTTP connection belongs to the event loop it was opened in.
+    connect: makes the client, e.g. `functools.partial(AsyncOpenAI, base_url=…, api_key=…)`; called for every batch,
+    since an HTTP connection belongs to the event loop it was opened in.
     """
 
-    def __init__(self, client: AsyncOpenAI, renderer: Renderer, settings: EndpointSettings):
-        self.client, self.renderer, self.settings = client, renderer, settings
+    def __init__(self, connect: Callable[[], AsyncOpenAI], renderer: Renderer, settings: EndpointSettings):
+        self.connect, self.renderer, self.settings = connect, renderer, settings
         self.name = settings.model
         self.num_failures = 0
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One generation a request, same order. Must not be called inside a running event loop."""
+        """One generation a request, same order. Must not be called inside a running event loop.
+
+        Raises RolloutError where the endpoint says that asking is no use: wrong key, wrong model, wrong address.
+        """
         generations = asyncio.run(self._generate_all(requests))
         self.num_failures += sum(generation.finish == "failed" for generation in generations)
         return generations
 
     async def _generate_all(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         gate = asyncio.Semaphore(self.settings.max_concurrent)
-        async with self.client.copy(max_retries=0) as client:
-            return list(await asyncio.gather(*(self._generate(client, gate, request) for request in requests)))
+        async with self.connect() as client:
+            asking = client.with_options(max_retries=0)  # retries are ours, so that they are counted and logged
+            return list(await asyncio.gather(*(self._generate(asking, gate, request) for request in requests)))
 
     async def _generate(self, client: AsyncOpenAI, gate: asyncio.Semaphore, request: GenerateRequest) -> Generation:
         """One generation; "failed" after the last retry, or at once where asking again cannot help."""
@@ -77,9 +80,11 @@ class EndpointPolicy:
             except TRANSIENT as error:
                 logger.warning("%s: try %d failed: %s", self.name, attempt + 1, error)
             except openai.BadRequestError as error:
-                # This conversation is refused (too long, filtered); others may pass. A wrong key or model raises.
+                # This conversation is refused (too long, filtered); others may pass.
                 logger.warning("%s: task %r refused: %s", self.name, request.task.id, error)
                 break
+            except openai.APIStatusError as error:
+                raise RolloutError(f"endpoint {client.base_url} refused model {self.name!r}: {error}") from error
             if attempt < self.settings.retries:
                 await asyncio.sleep(self.settings.backoff_s * 2**attempt)
         return Generation((), (), "", "failed")
@@ -110,7 +115,8 @@ def chat_messages(request: GenerateRequest, instructions: str) -> list[dict[str,
     documents = "\n".join(print_document(tool) for tool in request.tools)
     system = [message.content for message in request.messages if message.role == "system"]
     parts = [part for part in (instructions, documents and f"Tools:\n{documents}", *system) if part]
-    roles = {"tool": "user"}
+    head = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
     rest = [message for message in request.messages if message.role != "system"]
-    head = [Message(role="system", content="\n\n".join(parts))] if parts else []
-    return [{"role": roles.get(message.role, message.role), "content": message.content} for message in (*head, *rest)]
+    return head + [
+        {"role": "user" if message.role == "tool" else message.role, "content": message.content} for message in rest
+    ]
