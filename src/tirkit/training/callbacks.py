@@ -1,0 +1,106 @@
+"""What watches a run: the clock that can end it, the progress line, and where to go on from."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+ProgressFn = Callable[[int, int, Mapping[str, float], float], None]
+"""Called as progress(step, total steps, metrics, seconds left); every metric is a number."""
+
+
+class Clock(TrainerCallback, ExportableState):
+    """Seconds spent and tokens trained, over all resumed parts of a run; ends the run at `max_seconds`."""
+
+    def __init__(self, max_seconds: float | None = None):
+        self.max_seconds = max_seconds
+        self.num_tokens = 0
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far; what ran under `pause` is not counted."""
+        return self._before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def pause(self) -> None:
+        """Stop counting until `resume`."""
+        self._before, self._started = self.seconds, None
+
+    def resume(self) -> None:
+        """Count (again)."""
+        self._started = time.monotonic()
+
+    def progress(self, step: int, total: int) -> float:
+        """Share of the run that is over, in [0, 1], by steps or by seconds, whichever is further."""
+        by_time = self.seconds / self.max_seconds if self.max_seconds else 0.0
+        return min(1.0, max(step / max(total, 1), by_time))
+
+    def eta(self, step: int, total: int) -> float:
+        """Seconds left at the speed so far; infinite before the first step."""
+        by_steps = self.seconds / step * (total - step) if step else float("inf")
+        return min(by_steps, max(0.0, self.max_seconds - self.seconds)) if self.max_seconds else by_steps
+
+    def state(self) -> dict[str, Any]:
+        """What trainer_state.json keeps."""
+        return {"args": {}, "attributes": {"seconds": self.seconds, "num_tokens": self.num_tokens}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start, from where the checkpoint stopped."""
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        self._before, self.num_tokens = saved["seconds"], saved["num_tokens"]
+        self.resume()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the run when its time is over, with a last log line."""
+        if self.max_seconds is not None and self.seconds >= self.max_seconds:
+            control.should_training_stop = control.should_log = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop counting."""
+        self.pause()
+
+
+class ProgressCallback(TrainerCallback):
+    """Hands every log line to a plain function; the trainers put `seconds` and `eta_s` in it."""
+
+    def __init__(self, progress: ProgressFn):
+        self.progress = progress
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line of numbers, on the main process only. The total is a forecast where seconds end the run."""
+        if state.is_world_process_zero and logs and "eta_s" in logs:
+            step, eta = state.global_step, logs["eta_s"]
+            total = min(state.max_steps, step + round(eta * step / max(logs["seconds"], 1e-9)))
+            self.progress(step, total, logs, eta)
+
+
+def silence(trainer: Trainer) -> None:
+    """Take away the callback that prints every log line as a raw dict."""
+    trainer.remove_callback(PrinterCallback)
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint in `folder`; one whose writing was cut short has no readable state file.
+
+    The state file is the last thing written, so a checkpoint that has it has everything.
+    """
+    candidates = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    for path in reversed(candidates):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        return str(path)
+    return None

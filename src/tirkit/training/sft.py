@@ -1,0 +1,354 @@
+"""Supervised fine-tuning: weighted per-example-mean losses on `transformers.Trainer`.
+
+An optimiser step draws `batch_size` rows and minimises
+
+    sum over rows of weight * (mean over the row's trained tokens of -log p) / number of rows in the step
+
+so a long target counts no more than a short one (TInR phase 1: L_mem + α L_rec + β L_use with weights 1, α, β). The
+rows are cut into micro-batches of similar length; the cut changes speed and memory, not the gradient. What step s
+trains on is a function of (seed, s) alone, so a run goes on exactly where its last checkpoint stands, on any number of
+processes.
+"""
+
+# ruff: noqa: N815  (shape suffixes of fields)
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from tirkit.training.callbacks import Clock, last_checkpoint, silence
+from tirkit.training.optim import OptimizerName, ScheduleName, lr_factor, make_optimizer
+from tirkit.training.prefix import Row, ScoredBatch, plain_batch, scoring
+
+UNLIMITED_STEPS = 10**9
+FORWARD_TOKENS = 128  # what one more forward costs beside its tokens, in tokens: measured on the embedded model
+
+
+@dataclass(frozen=True)
+class WeightedRow:
+    """One training row, what its loss counts, and the name its loss is reported under."""
+
+    row: Row
+    weight: float = 1.0
+    kind: str = "sft"
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """How to train. The run ends at the first of `epochs`, `max_steps`, `max_seconds`; at least one must be given.
+
+    `warmup` is a share of the run. With `max_seconds` the schedule follows the clock where that is ahead of the steps
+    (so the run is not repeatable to the bit). `max_tokens` bounds the padded tokens of a micro-batch. `batch_size`
+    counts rows per optimiser step, over all processes. With `keep_best` the model ends with the weights that validated
+    best by `score`.
+    """
+
+    lr: float = 1e-3
+    batch_size: int = 32
+    epochs: float | None = None
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    optimizer: OptimizerName = "adamw"
+    schedule: ScheduleName = "linear"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_tokens: int = 8192
+    seed: int = 0
+    log_steps: int = 20
+    save_steps: int | None = None
+    validate_steps: int | None = None
+    keep_best: bool = False
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+
+    def num_steps(self, num_rows: int) -> int:
+        """Optimiser steps at most."""
+        by_epochs = None if self.epochs is None else -(-int(self.epochs * num_rows) // self.batch_size)
+        limits = [n for n in (self.max_steps, by_epochs) if n is not None]
+        if not limits and self.max_seconds is None:
+            raise ValueError("nothing ends this training: set epochs, max_steps or max_seconds")
+        return max(1, min(limits)) if limits else UNLIMITED_STEPS
+
+
+@dataclass(frozen=True)
+class SFTReport:
+    """What a run did. `curve` has one dict per log line or validation: step, seconds, loss, loss_<kind>, …"""
+
+    steps: int
+    seconds: float
+    tokens: int
+    curve: tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    scored: ScoredBatch
+    scale_R: Tensor  # weight / trained tokens / rows in the step; 0 on rows that only fill up
+    count_R: Tensor  # trained tokens
+    kind_R: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """This process's share of an optimiser step, and the trained tokens of the whole step."""
+
+    batches: list[_MicroBatch]
+    num_tokens: int
+
+
+def rows_of_step(step: int, num_rows: int, batch_size: int, seed: int) -> list[int]:
+    """Indices of the rows of one step: an endless stream of shuffled epochs, cut every `batch_size`."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return [_epoch_order(place // num_rows, num_rows, seed)[place % num_rows] for place in places]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(epoch: int, num_rows: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_rows, generator=generator).tolist()
+
+
+def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices of `lengths` in micro-batches of similar length: least padded tokens plus a fixed cost per forward.
+
+    Best cut of the sorted lengths by dynamic programming. A row longer than `max_tokens` gets a micro-batch of its own.
+
+    >>> cut([10, 900, 12, 11], max_tokens=1000)
+    [[1], [2, 3, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first n rows, and where their last micro-batch starts
+    for end in range(1, len(order) + 1):
+        costs = []
+        for start in range(end - 1, -1, -1):
+            padded = lengths[order[start]] * (end - start)
+            if padded > max_tokens and end - start > 1:
+                break
+            costs.append((best[start][0] + padded + FORWARD_TOKENS, start))
+        best.append(min(costs))
+    pieces, end = [], len(order)
+    while end:
+        start = best[end][1]
+        pieces.append(order[start:end])
+        end = start
+    return pieces[::-1]
+
+
+class _Steps(Dataset[_Step]):
+    """Item s = step s, for this process."""
+
+    def __init__(self, rows: Sequence[WeightedRow], settings: SFTSettings, pad_id: int, rank: int, world: int):
+        self.rows, self.settings, self.pad_id, self.rank, self.world = rows, settings, pad_id, rank, world
+        self.kinds = sorted({row.kind for row in rows})
+
+    def __len__(self) -> int:
+        return self.settings.num_steps(len(self.rows))
+
+    def __getitem__(self, step: int) -> _Step:
+        batch = [self.rows[i] for i in rows_of_step(step, len(self.rows), self.settings.batch_size, self.settings.seed)]
+        plans = [self._plan(batch[rank :: self.world]) for rank in range(self.world)]
+        # Every process does the same number of forwards, as FSDP needs: what is missing is filled with weight 0.
+        filler = [replace(min(batch, key=_length), weight=0.0)]
+        mine = plans[self.rank] + [filler] * (max(map(len, plans)) - len(plans[self.rank]))
+        num_tokens = sum(sum(row.row.tool_mask) for row in batch)
+        return _Step([self._micro_batch(rows, len(batch)) for rows in mine], num_tokens)
+
+    def _plan(self, rows: list[WeightedRow]) -> list[list[WeightedRow]]:
+        return [[rows[i] for i in piece] for piece in cut([_length(row) for row in rows], self.settings.max_tokens)]
+
+    def _micro_batch(self, rows: list[WeightedRow], num_rows: int) -> _MicroBatch:
+        counts = [sum(row.row.tool_mask) for row in rows]
+        return _MicroBatch(
+            plain_batch([row.row for row in rows], self.pad_id),
+            torch.tensor([row.weight / count / num_rows for row, count in zip(rows, counts, strict=True)]),
+            torch.tensor(counts),
+            torch.tensor([self.kinds.index(row.kind) for row in rows]),
+        )
+
+
+def _length(row: WeightedRow) -> int:
+    return len(row.row.prompt_ids) + len(row.row.completion_ids)
+
+
+class _SFTTrainer(Trainer):
+    """A step of this trainer is one item of `_Steps`: all micro-batches of an optimiser step."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, settings: SFTSettings, clock: Clock, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.settings, self.clock = settings, clock
+        self.kinds: list[str] = kwargs["train_dataset"].kinds
+        self._sums = torch.zeros(2, len(self.kinds), device=self.args.device)  # losses and rows since the last log line
+        self._last_log = (0, 0.0)  # tokens and seconds by then
+        silence(self)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Steps in order; each process reads its own share, so accelerate must not split them again."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """One item; how much its tokens count is settled in it."""
+        return [next(epoch_iterator)], None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimiser named in the settings."""
+        if self.optimizer is None:
+            s = self.settings
+            self.optimizer = make_optimizer(model or self.model, s.optimizer, s.lr, s.weight_decay)  # type: ignore
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule named in the settings, over steps or seconds, whichever is further."""
+        s = self.settings
+
+        def factor(step: int) -> float:
+            # A step stands at its middle: without warm-up the first moves fully, and the last one still moves.
+            return lr_factor(s.schedule, self.clock.progress(step + 0.5, num_training_steps), s.warmup)
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Gradient of the whole step: micro-batch by micro-batch, reduced over processes with the last one."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        self.clock.num_tokens += inputs.num_tokens
+        for i, batch in enumerate(inputs.batches):
+            last = i == len(inputs.batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    # DDP takes the mean over processes, the loss is a sum over them
+                    loss = self._loss(model, batch) * self.args.world_size
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
+        device = self.args.device
+        scored, scale_R = batch.scored.to(device), batch.scale_R.to(device)
+        count_R, kind_R = batch.count_R.to(device), batch.kind_R.to(device)
+        logps_N, _ = model(scored=scored, with_entropy=False)
+        sum_R = torch.zeros_like(scale_R).index_add(0, scored.row_N, -logps_N)
+        real_R = (scale_R != 0).float()
+        self._sums.index_add_(1, kind_R, torch.stack([sum_R.detach() / count_R * real_R, real_R]))
+        return (sum_R * scale_R).sum()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds mean loss by kind, speed and time left; Trainer's closing summary is left out."""
+        if "train_runtime" in logs:
+            return
+        if "loss" in logs:
+            losses, rows = self.accelerator.reduce(self._sums, "sum").tolist()
+            self._sums.zero_()
+            logs |= {f"loss_{kind}": losses[k] / rows[k] for k, kind in enumerate(self.kinds) if rows[k]}
+            (tokens, seconds), self._last_log = self._last_log, (self.clock.num_tokens, self.clock.seconds)
+            logs["tokens_per_s"] = (self.clock.num_tokens - tokens) / max(self.clock.seconds - seconds, 1e-9)
+        logs["seconds"] = self.clock.seconds
+        logs["eta_s"] = self.clock.eta(self.state.global_step, self.state.max_steps)
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+
+class _Validation(TrainerCallback):
+    """Runs `validate(model)` every so many steps and after the last one; the clock stands still meanwhile."""
+
+    def __init__(self, trainer: _SFTTrainer, validate: Callable[[nn.Module], Mapping[str, float]], folder: Path):
+        self.trainer, self.validate, self.best_file = trainer, validate, folder / "best.pt"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        every = self.trainer.settings.validate_steps
+        if control.should_training_stop or (every and state.global_step % every == 0):
+            self._run(state.global_step)
+
+    def _run(self, step: int) -> None:
+        model = self.trainer.model
+        self.trainer.clock.pause()
+        model.eval()
+        with torch.no_grad():
+            metrics = dict(self.validate(model))
+        model.train()
+        if self.trainer.settings.keep_best:
+            if "score" not in metrics:
+                raise ValueError(f"keep_best needs validate to return 'score', it returned {sorted(metrics)}")
+            if not self.best_file.exists() or metrics["score"] > torch.load(self.best_file)["score"]:
+                torch.save({"score": metrics["score"], "step": step, "weights": model.state_dict()}, self.best_file)
+        self.trainer.clock.resume()
+        self.trainer.log({f"validate_{name}": value for name, value in metrics.items()})
+
+
+def train_sft(
+    model: nn.Module,
+    rows: Sequence[WeightedRow],
+    settings: SFTSettings,
+    output_dir: str | Path,
+    *,
+    pad_id: int,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> SFTReport:
+    """Train `model` in place on `rows`.
+
+    `output_dir` keeps the checkpoints (every `save_steps`; the newest two) and, with `keep_best`, the best weights; a
+    run that finds a complete checkpoint there goes on from it. `validate(model)` returns named numbers, higher `score`
+    is better. Raises ValueError on rows nothing can be learnt from and on settings that contradict each other.
+    """
+    if not rows:
+        raise ValueError("no rows to train on")
+    for i, row in enumerate(rows):
+        if not any(row.row.tool_mask):
+            raise ValueError(f"row {i} ({row.kind}) has no trained token: leave it out")
+    if settings.keep_best and validate is None:
+        raise ValueError("keep_best needs a validate function")
+    folder, clock = Path(output_dir), Clock(settings.max_seconds)
+    args = _arguments(settings, len(rows), folder)
+    if settings.max_seconds is not None and args.world_size > 1:
+        raise ValueError("max_seconds needs a single process, whose clock decides: set max_steps instead")
+    steps = _Steps(rows, settings, pad_id, args.process_index, args.world_size)
+    trainer = _SFTTrainer(settings, clock, model=model, args=args, train_dataset=steps, callbacks=[clock, *callbacks])
+    if validate is not None:
+        trainer.add_callback(_Validation(trainer, validate, folder))
+    with scoring(model):
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if settings.keep_best:
+        model.load_state_dict(torch.load(folder / "best.pt")["weights"])
+    model.eval()
+    return SFTReport(trainer.state.global_step, clock.seconds, clock.num_tokens, tuple(trainer.state.log_history))
+
+
+def _arguments(settings: SFTSettings, num_rows: int, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.num_steps(num_rows),
+        per_device_train_batch_size=1,  # items of _Steps
+        learning_rate=settings.lr,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="no" if settings.save_steps is None else "steps",
+        save_steps=settings.save_steps or 500,
+        save_total_limit=2,
+        bf16=settings.bf16,
+        activation_checkpointing=settings.gradient_checkpointing,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
