@@ -14,6 +14,7 @@ calls, an unknown tool in a task's toolset); what the policy got wrong ends up i
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,7 +26,7 @@ from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import Toolbox, run_all
 from tirkit.types import Message, Mode, StopReason, Task, ToolCall, ToolResult, ToolSchema, Trajectory, Turn
 
-UNKNOWN = "unknown tool "  # how the dialect's problems about unknown names begin
+UNKNOWN_TOOL = re.compile(r"(call \d+: )?unknown tool ")  # how the dialect's problems with unknown names begin
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def rollout(
             raise RolloutError(f"task {task.id!r} executes its calls: pass a toolbox, or mark the task calls_only")
         if missing := [name for name in task.tools if name not in tools]:
             raise RolloutError(f"task {task.id!r} names tools that the catalogue lacks: {missing[:5]}")
-    loop = _Loop(renderer, dialect, tools, toolbox, settings, policy.name)
+    loop = _Loop(renderer, dialect, tools, toolbox, settings)
     attempts = loop.start(requests)
     while live := [attempt for attempt in attempts if attempt.stop is None]:
         for attempt, generation in zip(live, policy.generate([loop.ask(a) for a in live]), strict=True):
@@ -120,11 +121,6 @@ class _Loop:
     tools: Mapping[str, ToolSchema]
     toolbox: Toolbox | None
     settings: RolloutSettings
-    policy: str
-
-    @property
-    def selects(self) -> bool:
-        return self.dialect.index is not None and self.dialect.two_step
 
     def start(self, requests: Sequence[RolloutRequest]) -> list[_Attempt]:
         """Attempts with their prompts; copies of one task share the work."""
@@ -183,23 +179,21 @@ class _Loop:
             attempt.waiting = turn.calls
         else:
             attempt.selected = turn.selected
-            self._reply(attempt, "\n".join(print_document(self.tools[name]) for name in dict.fromkeys(turn.selected)))
+            self._reply(attempt, "\n".join(print_document(self.tools[name]) for name in turn.selected))
 
     def _problems(self, attempt: _Attempt, parsed: ParsedTurn) -> tuple[list[str], list[str]]:
         """(problems with unknown tools, all others), what only the course of the attempt shows included."""
         names = dict.fromkeys((*parsed.selected, *(call.name for call in parsed.calls)))
-        unknown = [problem for problem in parsed.problems if problem.startswith(UNKNOWN)]
-        unknown += [f"{UNKNOWN}{name!r}" for name in names if name not in self.tools]
-        problems = [problem for problem in parsed.problems if not problem.startswith(UNKNOWN)]
-        if self.selects and parsed.selected and attempt.selected is not None:
+        unknown = [problem for problem in parsed.problems if UNKNOWN_TOOL.match(problem)]
+        unknown += [f"unknown tool {name!r}" for name in names if name not in self.tools]
+        problems = [problem for problem in parsed.problems if not UNKNOWN_TOOL.match(problem)]
+        if parsed.selected and attempt.selected is not None:
             problems.append("a second selection in one round")
-        if self.selects and parsed.calls:
+        if self.dialect.selects and parsed.calls:
             chosen = attempt.selected or ()
             called = dict.fromkeys(call.name for call in parsed.calls if call.name in self.tools)
             problems += [f"{name!r} was called but not selected in this round" for name in called if name not in chosen]
-        if not (parsed.selected or parsed.calls or parsed.problems) and parsed.answer is None:
-            problems.append("nothing selected, called or answered")
-        return list(dict.fromkeys(unknown)), problems
+        return unknown, problems
 
     def _stop(
         self, attempt: _Attempt, generation: Generation, turn: Turn, problems: list[str], unknown: list[str]

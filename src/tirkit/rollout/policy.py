@@ -106,8 +106,8 @@ def _play_gold(dialect: Dialect, reply: str, task: Task, turns: Sequence[Turn]) 
     done = sum(bool(turn.calls) for turn in turns)
     think = task.thoughts[done] if done < len(task.thoughts) else ""
     if done == len(rounds):
-        return dialect.print_answer(reply if task.answer is None else task.answer, think)
-    if dialect.index is None or not dialect.two_step:
+        return dialect.print_answer(task.answer or reply, think)
+    if not dialect.selects:
         return dialect.print_calls(rounds[done], think)
     if turns and turns[-1].selected:
         return dialect.print_calls(rounds[done])
