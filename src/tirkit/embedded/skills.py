@@ -1,0 +1,196 @@
+"""What the base stage teaches: general skills, no tools.
+
+Documents here are forms about made-up words, drawn fresh for every sample; things of the dictionary occur only in
+paraphrases. So whatever a model later knows about a catalogue, it learned from the catalogue.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from tirkit.embedded import phrases, values
+from tirkit.embedded.phrases import ParameterKind
+from tirkit.embedded.values import Split
+from tirkit.embedded.world import draw_addition, draw_parameters, draw_tool_name
+from tirkit.text.dialects import Dialect, print_document
+from tirkit.types import Message, StopReason, ToolCall, ToolSchema, Trajectory, Turn
+
+DIALECT = Dialect(index=None)
+PLAIN_WORDS = ("In plain words: {text}", "Reword: {text}", "Say plainly: {text}")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A made-up document to be filled and a sentence's part about it."""
+
+    schema: ToolSchema
+    subject: str
+    extras: dict[str, ParameterKind]
+
+
+def conversation(skill: str, question: str, *turns: tuple[tuple[str, ...], str]) -> Trajectory:
+    """A trajectory of one skill: each turn is what a tool hands over before it and what the assistant writes.
+
+    The first turn's handed-over texts follow the question in the prompt.
+    """
+    handed = [tuple(Message(role="tool", content=text) for text in texts) for texts, _ in turns]
+    replies = [*handed[1:], ()]
+    return Trajectory(
+        task_id=skill,
+        prompt=(Message(role="user", content=question), *handed[0]),
+        turns=tuple(Turn(text=text, reply=reply) for (_, text), reply in zip(turns, replies, strict=True)),
+        stop=StopReason.ANSWERED,
+    )
+
+
+def paraphrase(rng: random.Random, split: Split) -> Trajectory:
+    """Says a word, or what a question is about, in plain words; with or without a thought before it."""
+    aspect, thing = rng.choice(list(phrases.ASPECTS)), rng.choice(list(phrases.THINGS))
+    said_aspect, said_thing = rng.choice(phrases.ASPECTS[aspect]), rng.choice(phrases.THINGS[thing])
+    plain = f"{aspect} of {thing}"
+    style = rng.randrange(4)
+    if style == 0:
+        said, plain = rng.choice(((said_aspect, aspect), (said_thing, thing)))
+        return conversation("paraphrase", rng.choice(PLAIN_WORDS).format(text=said), ((), DIALECT.print_answer(plain)))
+    if style == 1:
+        text = f"{said_aspect} of {said_thing}"
+    else:
+        _, rest = draw_rest(rng, draw_form(rng).extras, split)
+        fields = {"aspect": said_aspect, "thing": said_thing, "name": values.draw_name(rng, split), "rest": rest}
+        text = rng.choice(phrases.SINGLE[split]).format(**fields)
+    think = f"{said_aspect} of {said_thing} means {plain}" if rng.random() < 0.5 else ""
+    question = rng.choice(PLAIN_WORDS).format(text=text) + (" Think first." if think else "")
+    return conversation("paraphrase", question, ((), DIALECT.print_answer(plain, think)))
+
+
+def normalise(rng: random.Random, split: Split) -> Trajectory:
+    """Reads a number word or an hour of the twelve-hour clock."""
+    if rng.random() < 0.3:
+        value = rng.randint(0, 23)
+        said = values.say_hour(value)
+    else:
+        value = values.draw_integer(rng, 0, 99, split)
+        said = values.spell_integer(value)
+    return conversation("normalise", f"As a number: {said}", ((), DIALECT.print_answer(str(value))))
+
+
+def addition(rng: random.Random, split: Split) -> Trajectory:
+    """Adds two numbers by columns, operands restated first."""
+    kind = rng.choice(("arithmetic_easy", "arithmetic_hard", "arithmetic_hard"))
+    task = draw_addition(rng, kind, split)
+    target = DIALECT.print_answer(task.answer or "", task.thoughts[0])
+    return conversation("addition", task.prompt[0].content, ((), target))
+
+
+def remark(rng: random.Random, split: Split) -> Trajectory:
+    """Replies to a remark."""
+    text, reply = rng.choice(phrases.REMARKS[split])
+    name = values.draw_name(rng, split)
+    return conversation("remark", text.format(name=name), ((), DIALECT.print_answer(reply.format(name=name))))
+
+
+def draw_form(rng: random.Random) -> Form:
+    """A form with a made-up name and description; its parameters are of the known kinds or made up as well."""
+    kinds = [*rng.sample(phrases.KINDS, 4), made_up_kind(rng), made_up_kind(rng)]
+    subject, extras, parameters = draw_parameters(rng, kinds)
+    text = rng.choice(phrases.DESCRIPTIONS).format(aspect=values.draw_word(rng, 2), thing=values.draw_word(rng, 2))
+    description = text[0].upper() + text[1:]
+    schema = ToolSchema(name=draw_tool_name(rng, ()), description=description, parameters=parameters)
+    return Form(schema, subject, extras)
+
+
+def made_up_kind(rng: random.Random) -> ParameterKind:
+    """A parameter whose key is a made-up word that the sentence says too."""
+    key = values.draw_word(rng, rng.choice((1, 2)))
+    sentences = (f"with {key} {{v}}", f"at {key} {{v}}", f"for {{v}} {key}")
+    splits: dict[Split, tuple[str, ...]] = dict.fromkeys(values.SPLITS, sentences)  # the key is new each time
+    if rng.random() < 0.6:
+        return ParameterKind((key,), "integer", splits, range=rng.choice(((1, 99), (100, 2999))))
+    return ParameterKind((key,), "enum", splits, options=tuple(values.draw_word(rng, 2) for _ in range(3)))
+
+
+def draw_rest(rng: random.Random, extras: dict[str, ParameterKind], split: Split) -> tuple[dict[str, JsonValue], str]:
+    """Values of parameters, and the end of a sentence that mentions them."""
+    drawn = {key: kind.draw(rng, split) for key, kind in extras.items()}
+    said = " and ".join(kind.say(rng, drawn[key], split) for key, kind in extras.items())
+    return drawn, said and f" {said}"
+
+
+def fill_form(rng: random.Random, split: Split, form: Form, name: str) -> tuple[dict[str, str], str]:
+    """The words of a sentence about a form, and the call that fills it."""
+    drawn, rest = draw_rest(rng, form.extras, split)
+    words = {"aspect": values.draw_word(rng, 2), "thing": values.draw_word(rng, 2), "rest": rest}
+    every = {form.subject: name, **drawn}
+    call = ToolCall(name=form.schema.name, arguments={key: every[key] for key in property_keys(form)})
+    return words, DIALECT.print_calls([call])
+
+
+def fill(rng: random.Random, split: Split) -> Trajectory:
+    """Fills one form, handed over after the question, with the question's values; then repeats the result."""
+    form, name = draw_form(rng), values.draw_name(rng, split)
+    words, call = fill_form(rng, split, form, name)
+    question = rng.choice(phrases.SINGLE[split]).format(name=name, **words)
+    result = draw_result(rng, split)
+    answer = DIALECT.print_answer(result)
+    return conversation("fill", question, ((print_document(form.schema),), call), ((result,), answer))
+
+
+def fill_two(rng: random.Random, split: Split) -> Trajectory:
+    """Fills one form, then a second one with the first's result."""
+    first, second = draw_form(rng), draw_form(rng)
+    name, found, result = values.draw_name(rng, split), values.draw_name(rng, split), draw_result(rng, split)
+    words, call = fill_form(rng, split, first, name)
+    words2, call2 = fill_form(rng, split, second, found)
+    words |= {f"{key}2": word for key, word in words2.items()}
+    question = rng.choice(phrases.TWO_STEP[split]).format(name=name, **words)
+    return conversation(
+        "fill_two",
+        question,
+        ((print_document(first.schema),), call),
+        ((found, print_document(second.schema)), call2),
+        ((result,), DIALECT.print_answer(result)),
+    )
+
+
+def property_keys(form: Form) -> list[str]:
+    """The form's keys in the document's order."""
+    properties = form.schema.parameters["properties"]
+    assert isinstance(properties, dict)
+    return list(properties)
+
+
+def kind_text(kind: ParameterKind | None) -> str:
+    """What a sentence says about the type of a key; None is the subject."""
+    return "string" if kind is None else " ".join(kind.options) or kind.type
+
+
+def draw_result(rng: random.Random, split: Split) -> str:
+    """What filling a form gives: a number or a name."""
+    return str(rng.randint(10, 999)) if rng.random() < 0.5 else values.draw_name(rng, split)
+
+
+def describe(rng: random.Random, split: Split) -> Trajectory:
+    """Writes the document of a form from its parts."""
+    form = draw_form(rng)
+    said = [f"{key} {kind_text(form.extras.get(key))}" for key in property_keys(form)]
+    question = f"Document {form.schema.name} : {form.schema.description} {' ; '.join(said)}"
+    return conversation("describe", question, ((), print_document(form.schema)))
+
+
+SKILLS: dict[str, tuple[Callable[[random.Random, Split], Trajectory], float]] = {
+    "paraphrase": (paraphrase, 0.45),
+    "normalise": (normalise, 0.05),
+    "addition": (addition, 0.14),
+    "remark": (remark, 0.03),
+    "fill": (fill, 0.2),
+    "fill_two": (fill_two, 0.1),
+    "describe": (describe, 0.03),
+}
+
+
+def draw_sample(rng: random.Random, split: Split) -> Trajectory:
+    """A sample of a random skill."""
+    draws, shares = zip(*SKILLS.values(), strict=True)
+    return rng.choices(draws, shares)[0](rng, split)
