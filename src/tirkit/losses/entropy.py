@@ -18,13 +18,15 @@ def token_stats(
     targets_N: Tensor,
     temperature: float = 1.0,
     with_entropy: bool = True,
+    entropy_gradient: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log p of each target and the entropy (nats) of the distribution it was drawn from, both (N,) in fp32.
 
     `head` is called as a module, so that biases and adapters on it count; its logits are divided by `temperature`.
     More than `chunk` tokens (default: as many as fill `CHUNK_LOGITS`) go through the head in pieces that are computed
-    again in the backward pass. Without `with_entropy` the second tensor is zero.
+    again in the backward pass. Without `with_entropy` the second tensor is zero; without `entropy_gradient` it is a
+    constant.
     """
 
     def stats(hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,9 @@ def token_stats(
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
         logps_N = -torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-        return logps_N, entropy(logits_NV) if with_entropy else torch.zeros_like(logps_N)
+        if not with_entropy:
+            return logps_N, torch.zeros_like(logps_N)
+        return logps_N, entropy(logits_NV if entropy_gradient else logits_NV.detach())
 
     if chunk is None:
         chunk = max(1, CHUNK_LOGITS // int(getattr(head, "out_features", 2**17)))

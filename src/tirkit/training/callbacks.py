@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 ProgressFn = Callable[[int, int, Mapping[str, float], float], None]
@@ -35,7 +35,7 @@ class Clock(TrainerCallback, ExportableState):
         """Count (again)."""
         self._started = time.monotonic()
 
-    def progress(self, step: int, total: int) -> float:
+    def progress(self, step: float, total: int) -> float:
         """Share of the run that is over, in [0, 1], by steps or by seconds, whichever is further."""
         by_time = self.seconds / self.max_seconds if self.max_seconds else 0.0
         return min(1.0, max(step / max(total, 1), by_time))
@@ -84,11 +84,6 @@ class ProgressCallback(TrainerCallback):
             step, eta = state.global_step, logs["eta_s"]
             total = min(state.max_steps, step + round(eta * step / max(logs["seconds"], 1e-9)))
             self.progress(step, total, logs, eta)
-
-
-def silence(trainer: Trainer) -> None:
-    """Take away the callback that prints every log line as a raw dict."""
-    trainer.remove_callback(PrinterCallback)
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

@@ -60,7 +60,8 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
     """Weights of linear layers inside the network: not embeddings, not the head (tied or not), not LoRA factors."""
     outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    outside |= {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
+    if isinstance(head, nn.Module):
+        outside |= {id(p) for p in head.parameters()}
     return {
         module.weight
         for name, module in model.named_modules()

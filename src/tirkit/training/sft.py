@@ -15,20 +15,20 @@ processes.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainingArguments
 
-from tirkit.training.callbacks import Clock, last_checkpoint, silence
-from tirkit.training.optim import OptimizerName, ScheduleName, lr_factor, make_optimizer
-from tirkit.training.prefix import Row, ScoredBatch, plain_batch, scoring
+from tirkit.text.masks import TokenRow
+from tirkit.training.base import StepTrainer, rows_of_step, training_arguments
+from tirkit.training.callbacks import Clock
+from tirkit.training.optim import OptimizerName, ScheduleName, lr_factor
+from tirkit.training.prefix import ScoredBatch, plain_batch
 
 UNLIMITED_STEPS = 10**9
 FORWARD_TOKENS = 128  # what one more forward costs beside its tokens, in tokens: measured on the embedded model
@@ -38,7 +38,7 @@ FORWARD_TOKENS = 128  # what one more forward costs beside its tokens, in tokens
 class WeightedRow:
     """One training row, what its loss counts, and the name its loss is reported under."""
 
-    row: Row
+    row: TokenRow
     weight: float = 1.0
     kind: str = "sft"
 
@@ -107,18 +107,6 @@ class _Step:
     num_tokens: int
 
 
-def rows_of_step(step: int, num_rows: int, batch_size: int, seed: int) -> list[int]:
-    """Indices of the rows of one step: an endless stream of shuffled epochs, cut every `batch_size`."""
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return [_epoch_order(place // num_rows, num_rows, seed)[place % num_rows] for place in places]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(epoch: int, num_rows: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(num_rows, generator=generator).tolist()
-
-
 def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices of `lengths` in micro-batches of similar length: least padded tokens plus a fixed cost per forward.
 
@@ -181,33 +169,19 @@ def _length(row: WeightedRow) -> int:
     return len(row.row.prompt_ids) + len(row.row.completion_ids)
 
 
-class _SFTTrainer(Trainer):
+class _SFTTrainer(StepTrainer):
     """A step of this trainer is one item of `_Steps`: all micro-batches of an optimiser step."""
 
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, settings: SFTSettings, clock: Clock, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.settings, self.clock = settings, clock
-        self.kinds: list[str] = kwargs["train_dataset"].kinds
+    def __init__(self, model: nn.Module, args: TrainingArguments, steps: _Steps, clock: Clock, callbacks: Sequence):
+        name = steps.settings.optimizer
+        super().__init__(model, args, steps, optimizer_name=name, clock=clock, callbacks=callbacks)
+        self.settings, self.kinds = steps.settings, steps.kinds
         self._sums = torch.zeros(2, len(self.kinds), device=self.args.device)  # losses and rows since the last log line
         self._last_log = (0, 0.0)  # tokens and seconds by then
-        silence(self)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Steps in order; each process reads its own share, so accelerate must not split them again."""
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
         """One item; how much its tokens count is settled in it."""
         return [next(epoch_iterator)], None
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimiser named in the settings."""
-        if self.optimizer is None:
-            s = self.settings
-            self.optimizer = make_optimizer(model or self.model, s.optimizer, s.lr, s.weight_decay)  # type: ignore
-        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule named in the settings, over steps or seconds, whichever is further."""
@@ -247,23 +221,15 @@ class _SFTTrainer(Trainer):
         self._sums.index_add_(1, kind_R, torch.stack([sum_R.detach() / count_R * real_R, real_R]))
         return (sum_R * scale_R).sum()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds mean loss by kind, speed and time left; Trainer's closing summary is left out."""
-        if "train_runtime" in logs:
-            return
-        if "loss" in logs:
-            losses, rows = self.accelerator.reduce(self._sums, "sum").tolist()
-            self._sums.zero_()
-            logs |= {f"loss_{kind}": losses[k] / rows[k] for k, kind in enumerate(self.kinds) if rows[k]}
-            (tokens, seconds), self._last_log = self._last_log, (self.clock.num_tokens, self.clock.seconds)
-            logs["tokens_per_s"] = (self.clock.num_tokens - tokens) / max(self.clock.seconds - seconds, 1e-9)
-        logs["seconds"] = self.clock.seconds
-        logs["eta_s"] = self.clock.eta(self.state.global_step, self.state.max_steps)
-        super().log(logs, start_time)
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted."""
-        return 0
+    def metrics(self) -> dict[str, float]:
+        """Mean loss by kind, and the speed."""
+        losses, rows = self.accelerator.reduce(self._sums, "sum").tolist()
+        self._sums.zero_()
+        (tokens, seconds), self._last_log = self._last_log, (self.clock.num_tokens, self.clock.seconds)
+        return {
+            **{f"loss_{kind}": losses[k] / rows[k] for k, kind in enumerate(self.kinds) if rows[k]},
+            "tokens_per_s": (self.clock.num_tokens - tokens) / max(self.clock.seconds - seconds, 1e-9),
+        }
 
 
 class _Validation(TrainerCallback):
@@ -321,34 +287,26 @@ def train_sft(
     if settings.max_seconds is not None and args.world_size > 1:
         raise ValueError("max_seconds needs a single process, whose clock decides: set max_steps instead")
     steps = _Steps(rows, settings, pad_id, args.process_index, args.world_size)
-    trainer = _SFTTrainer(settings, clock, model=model, args=args, train_dataset=steps, callbacks=[clock, *callbacks])
+    trainer = _SFTTrainer(model, args, steps, clock, callbacks)
     if validate is not None:
         trainer.add_callback(_Validation(trainer, validate, folder))
-    with scoring(model):
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=True)
     if settings.keep_best:
         model.load_state_dict(torch.load(folder / "best.pt")["weights"])
-    model.eval()
     return SFTReport(trainer.state.global_step, clock.seconds, clock.num_tokens, tuple(trainer.state.log_history))
 
 
 def _arguments(settings: SFTSettings, num_rows: int, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(folder),
+    return training_arguments(
+        str(folder),
         max_steps=settings.num_steps(num_rows),
         per_device_train_batch_size=1,  # items of _Steps
         learning_rate=settings.lr,
+        weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         logging_steps=settings.log_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="no" if settings.save_steps is None else "steps",
-        save_steps=settings.save_steps or 500,
-        save_total_limit=2,
+        save_steps=settings.save_steps,
         bf16=settings.bf16,
         activation_checkpointing=settings.gradient_checkpointing,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to="none",
     )

@@ -1,0 +1,113 @@
+"""What both trainers share: a `transformers.Trainer` whose step number alone decides what is trained on."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from tirkit.training.callbacks import Clock, last_checkpoint
+from tirkit.training.optim import OptimizerName, make_optimizer
+from tirkit.training.prefix import scoring
+
+
+def training_arguments(output_dir: str, **settings: Any) -> TrainingArguments:
+    """`TrainingArguments` that print nothing, report nowhere and keep the newest two checkpoints, unless told."""
+    quiet: dict[str, Any] = {
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "steps" if settings.get("save_steps") else "no",
+        "save_total_limit": 2,
+        "logging_nan_inf_filter": False,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(output_dir=output_dir, **quiet | {k: v for k, v in settings.items() if v is not None})
+
+
+def rows_of_step(step: int, num_rows: int, batch_size: int, seed: int, shuffle: bool = True) -> list[int]:
+    """Indices of the rows of one step: an endless stream of (shuffled) epochs, cut every `batch_size`.
+
+    >>> [rows_of_step(step, 3, 2, seed=0, shuffle=False) for step in range(3)]
+    [[0, 1], [2, 0], [1, 2]]
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    if not shuffle:
+        return [place % num_rows for place in places]
+    return [_epoch_order(place // num_rows, num_rows, seed)[place % num_rows] for place in places]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(epoch: int, num_rows: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_rows, generator=generator).tolist()
+
+
+class StepTrainer(Trainer):
+    """Reads `train_dataset` in order, once; each process asks for its own share of an item, so nothing is split again.
+
+    Losses are sums over all processes of what is already divided by the whole step's denominator: `num_processes` times
+    the local part is what `compute_loss` must return, since DDP takes the mean.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        dataset: Dataset,
+        *,
+        optimizer_name: OptimizerName,
+        clock: Clock,
+        callbacks: Sequence[TrainerCallback],
+        shared_prefix: bool = False,
+    ):
+        super().__init__(model=model, args=args, train_dataset=dataset, callbacks=[clock, *callbacks])  # type: ignore
+        self.optimizer_name: OptimizerName = optimizer_name
+        self.clock = clock
+        self.shared_prefix = shared_prefix
+        self.resumed_from = ""
+        self.remove_callback(PrinterCallback)  # prints every log line as a dict
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `True` goes on from the newest complete checkpoint in the output folder, if there is one."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
+        self.resumed_from = resume_from_checkpoint or ""
+        with scoring(self.model, self.shared_prefix):  # type: ignore[arg-type]
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        self.model.eval()  # type: ignore[union-attr]
+        return result
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Items in order."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimiser asked for, at the arguments' learning rate and weight decay."""
+        if self.optimizer is None:
+            lr, decay = self.args.learning_rate, self.args.weight_decay
+            self.optimizer = make_optimizer(model or self.model, self.optimizer_name, lr, decay)  # type: ignore
+        return self.optimizer
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers gathered since the last log line, over all processes; called on every process."""
+        return {}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `metrics()` to a training line, and the time to every line; leaves Trainer's closing summary out."""
+        if "train_runtime" in logs:
+            return
+        if "loss" in logs:
+            logs |= self.metrics()
+        logs["seconds"] = self.clock.seconds
+        logs["eta_s"] = self.clock.eta(self.state.global_step, self.state.max_steps)
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0

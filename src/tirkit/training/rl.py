@@ -1,0 +1,314 @@
+"""Group relative policy optimisation on `transformers.Trainer`.
+
+One optimiser step: a window of tasks → a group of rollouts each → rewards → advantages within each group → micro-batches
+of whole groups, forward with their prompt computed once → clipped policy loss. `per_device_train_batch_size` counts
+tasks of a micro-batch, so a step has that * `gradient_accumulation_steps` * processes groups. Each window is used for
+`iterations` steps. Window w and every rollout seed follow from the seed and w alone; a checkpoint holds the window in
+use; so a resumed run goes on as if it had not stopped, and rollouts do not depend on the number of processes.
+
+Collectives besides DDP's own: one per window (the number of trained tokens), one per log line.
+"""
+
+# ruff: noqa: N815  (shape suffixes of fields)
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainingArguments
+
+from tirkit.losses.advantage import group_advantages
+from tirkit.losses.policy import clipped_surrogate
+from tirkit.rollout.loop import stable_seed
+from tirkit.rollout.policy import RolloutRequest
+from tirkit.text.masks import TokenRow, token_row
+from tirkit.training.base import StepTrainer, rows_of_step
+from tirkit.training.callbacks import Clock
+from tirkit.training.optim import OptimizerName
+from tirkit.training.prefix import Layout, ScoredBatch, plain_batch, prefix_batch, why_no_prefix
+from tirkit.types import Group, RewardBreakdown, StopReason, Task, Trajectory
+
+logger = logging.getLogger(__name__)
+
+RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
+RewardFn = Callable[[Trajectory, Task], RewardBreakdown]
+GroupFn = Callable[[int, Group, Sequence[RewardBreakdown]], None]
+"""Called as on_group(step, group, rewards) with every group this process rolled out."""
+
+
+@dataclass(frozen=True)
+class RLSettings:
+    """How a policy is improved; what concerns the optimisation as such is in `TrainingArguments`.
+
+    `std`: divide advantages by the group's standard deviation (GRPO as published; without it easy, low-variance groups
+    are not blown up). `mean`: what the loss is a mean over: all trained tokens of the step, or trajectories, each by its
+    own mean. `entropy_coef`: bonus on the mean entropy, by the same weights. `temperature`: the one the rollouts sample
+    with. `shared_prefix`: compute a group's prompt once, where the model allows. `num_processes`: how many the run was
+    planned for; started otherwise it refuses, since its batch would be another.
+    """
+
+    num_generations: int = 8
+    std: bool = False
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    iterations: int = 1
+    mean: Literal["token", "trajectory"] = "token"
+    entropy_coef: float = 0.0
+    temperature: float = 1.0
+    optimizer: OptimizerName = "adamw"
+    shuffle: bool = True
+    shared_prefix: bool = True
+    num_processes: int = 1
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A trajectory ready for training."""
+
+    row: TokenRow
+    advantage: float
+
+
+@dataclass
+class _MicroBatch:
+    """Whole groups. `old_logps_N` is set by the window's first pass; the policy has not moved before that."""
+
+    scored: ScoredBatch
+    advantages_N: Tensor
+    weights_N: Tensor
+    sampled_logps_N: Tensor  # 0 where unknown
+    old_logps_N: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "_MicroBatch":
+        """The same on `device`."""
+        return _MicroBatch(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A task and its place in the endless stream of shuffled epochs, which no other draw of the run shares."""
+
+    place: int
+    task: Task
+
+
+class _Windows(Dataset[list[_Draw]]):
+    """Item i = the draws of this process's i-th micro-batch."""
+
+    def __init__(self, tasks: Sequence[Task], args: TrainingArguments, settings: RLSettings):
+        self.tasks, self.args, self.settings = tasks, args, settings
+
+    def __len__(self) -> int:
+        return self.args.max_steps * self.args.gradient_accumulation_steps
+
+    def __getitem__(self, item: int) -> list[_Draw]:
+        args, size = self.args, self.args.per_device_train_batch_size
+        step, micro = divmod(item, args.gradient_accumulation_steps)
+        window, batch = step // self.settings.iterations, size * args.gradient_accumulation_steps * args.world_size
+        indices = rows_of_step(window, len(self.tasks), batch, args.seed, self.settings.shuffle)
+        start = (micro * args.world_size + args.process_index) * size
+        return [_Draw(window * batch + k, self.tasks[indices[k]]) for k in range(start, start + size)]
+
+
+class RLTrainer(StepTrainer):
+    """Trains `model` on rollouts of `tasks`.
+
+    `rollout` attempts what it is asked, in order, with nothing random but what follows from each request's seed; it
+    usually samples from `model` itself, which is in eval mode then. `reward` is a pure function. Trajectories of which
+    nothing was sampled because the policy failed are no evidence and count in no group. See `training_arguments` for
+    quiet arguments; `max_steps` must be set.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        settings: RLSettings,
+        tasks: Sequence[Task],
+        rollout: RolloutFn,
+        reward: RewardFn,
+        *,
+        pad_id: int,
+        callbacks: Sequence[TrainerCallback] = (),
+        on_group: GroupFn | None = None,
+        max_seconds: float | None = None,
+    ):
+        _check(args, settings, tasks)
+        super().__init__(
+            model,
+            args,
+            _Windows(tasks, args, settings),
+            optimizer_name=settings.optimizer,
+            clock=Clock(max_seconds),
+            callbacks=callbacks,
+            shared_prefix=settings.shared_prefix and (why := why_no_prefix(model)) is None,
+        )
+        if settings.shared_prefix and why:
+            logger.warning("prompts are computed once per trajectory, not once per group: %s", why)
+        self.settings, self.tasks, self.rollout, self.reward = settings, tasks, rollout, reward
+        self.pad_id, self.on_group = pad_id, on_group
+        self._window: list[_MicroBatch] | None = None
+        self._totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum and count, by name
+        self._sums = torch.zeros(5, device=self.args.device)  # see compute_loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[list[_Draw]], num_batches: int, device: torch.device
+    ) -> tuple[list[_MicroBatch], None]:
+        """Micro-batches of one optimiser step: fresh ones, or again those of the window in use."""
+        draws = [next(epoch_iterator) for _ in range(num_batches)]
+        if self.state.global_step % self.settings.iterations == 0:
+            self._window = self._collect(draws, device)
+        elif self._window is None:  # resumed in the middle of a window
+            with torch.serialization.safe_globals([_MicroBatch, ScoredBatch, Layout]):
+                saved = torch.load(self._window_file(self.resumed_from), weights_only=True)
+            self._window = [batch.to(device) for batch in saved]
+        return self._window, None
+
+    def _collect(self, micro: list[list[_Draw]], device: torch.device) -> list[_MicroBatch]:
+        """Roll out the tasks of each micro-batch and make batches of what came back."""
+        started, copies = time.monotonic(), range(self.settings.num_generations)
+        requests = [
+            RolloutRequest(draw.task, copy, stable_seed(self.args.seed, draw.place, draw.task.id, copy))
+            for draws in micro
+            for draw in draws
+            for copy in copies
+        ]
+        self.model.eval()  # type: ignore[union-attr]
+        trajectories = self.rollout(requests)
+        if len(trajectories) != len(requests):
+            raise ValueError(f"rollout gave {len(trajectories)} trajectories for {len(requests)} requests")
+        scored = iter(self._score(requests, trajectories))
+        groups = [[next(scored) for _ in draws] for draws in micro]
+        self._count("rollout_s", time.monotonic() - started)
+        return self._micro_batches(groups, device)
+
+    def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[list[_Scored]]:
+        """Rewards and advantages; one list per group, without what counts in no group."""
+        size = self.settings.num_generations
+        rewards = [self.reward(t, request.task) for t, request in zip(trajectories, requests, strict=True)]
+        kept = [i for i, t in enumerate(trajectories) if t.stop is not StopReason.POLICY_FAILED]
+        totals_B = torch.tensor([rewards[i].total for i in kept], dtype=torch.float32)
+        advantages_B = group_advantages(totals_B, torch.tensor([i // size for i in kept]), self.settings.std)
+        groups: list[list[_Scored]] = [[] for _ in range(len(trajectories) // size)]
+        for i, advantage in zip(kept, advantages_B.tolist(), strict=True):
+            groups[i // size].append(_Scored(token_row(trajectories[i]), advantage))
+            self._count_rollout(trajectories[i], rewards[i])
+        for reason in StopReason:
+            self._count(f"stop/{reason}", *(float(t.stop is reason) for t in trajectories))
+        self._count("learning_groups", *(float(any(scored.advantage for scored in group)) for group in groups))
+        if self.on_group:
+            for start in range(0, len(trajectories), size):
+                group = Group(task_id=requests[start].task.id, trajectories=tuple(trajectories[start : start + size]))
+                self.on_group(self.state.global_step, group, rewards[start : start + size])
+        return groups
+
+    def _micro_batches(self, micro: list[list[list[_Scored]]], device: torch.device) -> list[_MicroBatch]:
+        """Tensors, with the denominators of the whole step over all processes."""
+        micro = [[[one for one in group if any(one.row.tool_mask)] for group in groups] for groups in micro]
+        counts = [sum(one.row.tool_mask) for groups in micro for group in groups for one in group]
+        sums = self.accelerator.reduce(torch.tensor([sum(counts), len(counts)], device=device), "sum")
+        num_tokens, num_rows = sums.clamp(min=1).tolist()
+        by_token = self.settings.mean == "token"
+        batches = []
+        for groups in micro:
+            rows = [one for group in groups for one in group]
+            if self.shared_prefix and rows:
+                scored = prefix_batch([[one.row for one in group] for group in groups if group], self.pad_id)
+            else:  # without any row, something without a trained token: all processes must take part in every forward
+                nothing = TokenRow((self.pad_id,), (self.pad_id,), (0,), (0.0,))
+                scored = plain_batch([one.row for one in rows] or [nothing], self.pad_id)
+            weights = [1 / num_tokens if by_token else 1 / (sum(one.row.tool_mask) * num_rows) for one in rows]
+            logps = [logp for one in rows for logp, on in zip(one.row.old_logps, one.row.tool_mask, strict=True) if on]
+            advantages_B, weights_B = torch.tensor([one.advantage for one in rows]), torch.tensor(weights)
+            batch = _MicroBatch(scored, advantages_B[scored.row_N], weights_B[scored.row_N], torch.tensor(logps))
+            batches.append(batch.to(device))
+        return batches
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Loss of one micro-batch, a part of the step's sum."""
+        batch: _MicroBatch = inputs
+        s = self.settings
+        logps_N, entropy_N = model(
+            scored=batch.scored, temperature=s.temperature, entropy_gradient=s.entropy_coef != 0.0
+        )
+        if s.iterations > 1 and batch.old_logps_N is None:
+            batch.old_logps_N = logps_N.detach()
+        old_logps_N = logps_N.detach() if batch.old_logps_N is None else batch.old_logps_N
+        loss, metrics = clipped_surrogate(
+            logps_N=logps_N,
+            old_logps_N=old_logps_N,
+            advantages_N=batch.advantages_N,
+            weights_N=batch.weights_N,
+            clip_low=s.clip_low,
+            clip_high=s.clip_high,
+        )
+        if s.entropy_coef:
+            loss = loss - s.entropy_coef * (batch.weights_N * entropy_N).sum()
+        known_N = batch.sampled_logps_N != 0
+        gap = ((old_logps_N - batch.sampled_logps_N).abs() * known_N).sum()
+        num_tokens = logps_N.new_tensor(len(logps_N))
+        self._sums += torch.stack([entropy_N.detach().sum(), metrics["clipped"], num_tokens, gap, known_N.sum()])
+        return loss * self.args.world_size
+
+    def _count(self, name: str, *values: float) -> None:
+        total = self._totals[name]
+        self._totals[name] = (total[0] + sum(values), total[1] + len(values))
+
+    def _count_rollout(self, trajectory: Trajectory, reward: RewardBreakdown) -> None:
+        self._count("reward", reward.total)
+        self._count("completion_tokens", trajectory.num_sampled)
+        for term in reward.terms:
+            self._count(f"reward/{term.name}", term.value)
+
+    def metrics(self) -> dict[str, float]:
+        """Means since the last log line: rewards and stop reasons over trajectories, the rest over trained tokens.
+
+        "learning_groups" is the share of groups whose rewards differ at all. "logp_gap" is the mean |log p when sampled
+        - log p now| before the first update on it: far above rounding it means that rollouts are not sampled from this
+        model, at this temperature, on these ids.
+        """
+        entropy, clipped, num_tokens, gap, num_known = self._sums.tolist()
+        local = {
+            **self._totals,
+            "entropy": (entropy, num_tokens),
+            "clip_fraction": (clipped, num_tokens),
+            "logp_gap": (gap, num_known),
+        }
+        self._sums.zero_()
+        self._totals.clear()
+        merged: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for part in gather_object([local]):
+            for name, (total, count) in part.items():
+                merged[name] = (merged[name][0] + total, merged[name][1] + count)
+        return {name: total / count for name, (total, count) in merged.items() if count}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Within a checkpoint also the window in use; it comes before the state file, which marks it complete."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir and self._window and self.state.global_step % self.settings.iterations:
+            torch.save([batch.to("cpu") for batch in self._window], self._window_file(output_dir))
+
+    def _window_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"window_{self.args.process_index}.pt"
+
+
+def _check(args: TrainingArguments, settings: RLSettings, tasks: Sequence[Task]) -> None:
+    if not tasks:
+        raise ValueError("no tasks to roll out")
+    if args.max_steps <= 0:
+        raise ValueError("set max_steps: reinforcement learning ends after a number of steps, not of epochs")
+    if args.world_size != settings.num_processes:
+        raise ValueError(
+            f"planned for {settings.num_processes} processes, started with {args.world_size}: start with "
+            f"torchrun --nproc-per-node {settings.num_processes}, or change num_processes"
+        )
