@@ -45,7 +45,7 @@ BLOCKS = {
     CALL_OPEN: CALL_CLOSE,
     ANSWER_OPEN: ANSWER_CLOSE,
 }
-CALL_PROBLEM = "call "  # every problem with a line of a call block begins so: "call 2: bad JSON …"
+CALL_PROBLEM = "call "  # every reason why a call block can't be read begins so: "call 2: bad JSON …"
 DOCUMENT_FIELDS = ("name", "description", "parameters")
 
 _OPENERS = re.compile("|".join(map(re.escape, BLOCKS)))
@@ -157,7 +157,7 @@ class Dialect:
                 calls.append(self._read_call(line))
             except (ValueError, RecursionError) as error:
                 problems.append(f"{CALL_PROBLEM}{number}: {_reason(error)} in {_short(line)}")
-        return tuple(problems) if lines else ("empty call block",)
+        return tuple(problems) if lines else (f"{CALL_PROBLEM}block is empty",)
 
     def _read_call(self, line: str) -> ToolCall:
         """The call on `line`. ValueError (pydantic's included) or RecursionError where it is none."""
@@ -229,7 +229,7 @@ def _split_blocks(text: str) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
             break
         close = text.find(BLOCKS[opener[0]], opener.end())
         if close < 0:
-            problems.append(f"unclosed {opener[0]}")
+            problems.append(f"{CALL_PROBLEM if opener[0] == CALL_OPEN else ''}block {opener[0]} is not closed")
             break
         body = text[opener.end() : close]
         if inner := _CONTROL.search(body):

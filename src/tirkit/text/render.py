@@ -84,7 +84,10 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, control strings and tool tokens included, without the end of turn it may close with."""
-        ids = ids[:-1] if len(ids) > 0 and ids[-1] == self.end_of_turn_id else ids
+        return self.decode_all(ids[:-1] if len(ids) > 0 and ids[-1] == self.end_of_turn_id else ids)
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, all of it; `masks.coloured` wants this one."""
         # Added tokens apart: the byte-level decoder garbles those that hold letters such as é.
         runs = groupby(ids, key=lambda id_: id_ in self._texts)
         return "".join(

@@ -1,0 +1,72 @@
+"""Is an attempt right? Exact match, F1, equality of numbers, and the verdict. "Unscored" is not "wrong"."""
+
+import re
+from collections import Counter
+from decimal import Decimal
+from enum import StrEnum
+
+from tirkit.scoring.calls import calls_right
+from tirkit.text.answers import answer_words, normalise_answer
+from tirkit.types import StopReason, Task, Trajectory
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,400}|\d{1,3}(?:,\d{3}){1,130})?(?:\.\d{0,400})?(?:[eE][-+]?\d{1,3})?", re.ASCII)
+_TOLERANCE = Decimal("1e-9")  # relative: forgives how a float was printed, nothing else
+_FINISHED = (StopReason.ANSWERED, StopReason.CALLS_COMPLETE)
+
+
+class Verdict(StrEnum):
+    """Whether an attempt succeeded; `UNSCORED` where nothing says what right would be, or no attempt was made."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNSCORED = "unscored"
+
+
+def verdict(trajectory: Trajectory, task: Task) -> Verdict:
+    """Task success: the attempt ended by itself, with the gold calls where they are judged and the answer if given."""
+    judged = task.gold_calls is not None or task.answer is not None
+    if not judged or trajectory.stop is StopReason.POLICY_FAILED:
+        return Verdict.UNSCORED
+    right = trajectory.stop in _FINISHED and calls_right(trajectory, task) and answer_right(trajectory, task)
+    return Verdict.RIGHT if right else Verdict.WRONG
+
+
+def answer_right(trajectory: Trajectory, task: Task) -> bool:
+    """Whether the final reply is the target; true where the task has none."""
+    if task.answer is None:
+        return True
+    return trajectory.answer is not None and answers_equal(task.answer, trajectory.answer)
+
+
+def answers_equal(gold: str, predicted: str) -> bool:
+    """Two numbers: equal up to a relative 1e-9. Otherwise: equal once normalised. An empty prediction is never right.
+
+    >>> answers_equal("1234", "1,234.0"), answers_equal("Oslo", "oslo."), answers_equal("3", "1 2 3 4")
+    (True, True, False)
+    """
+    if not predicted.strip():
+        return False
+    one, other = number(gold), number(predicted)
+    if one is not None and other is not None:
+        return abs(one - other) <= _TOLERANCE * max(abs(one), abs(other))
+    return normalise_answer(gold) == normalise_answer(predicted)
+
+
+def exact_match(gold: str, predicted: str) -> float:
+    """1 where the answers are equal, else 0."""
+    return float(answers_equal(gold, predicted))
+
+
+def answer_f1(gold: str, predicted: str) -> float:
+    """F1 of the words of two answers (SQuAD), in [0, 1]; 0 where one has none."""
+    a, b = Counter(answer_words(gold)), Counter(answer_words(predicted))
+    shared = (a & b).total()
+    return 2 * shared / (a.total() + b.total()) if shared else 0.0
+
+
+def number(text: str) -> Decimal | None:
+    """The number `text` is, None where it is none. Thousands may be set off by commas."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text) or not any(c.isdigit() for c in re.split("[eE]", text)[0]):
+        return None
+    return Decimal(text.replace(",", ""))

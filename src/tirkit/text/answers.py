@@ -1,0 +1,50 @@
+"""Final answers: find one in a text, bring it into a form in which equal answers are equal strings."""
+
+import re
+
+from tirkit.text.control import ANSWER_CLOSE, ANSWER_OPEN
+
+_BOXED = "\\boxed{"
+# A number keeps its sign and its separators ("-3.5", "1,234"), a word is a run of letters and digits.
+_PIECE = re.compile(r"(?<!\w)[-+]?\d+(?:[.,]\d+)*|(?<![\w.])[-+]?\.\d+|[^\W_]+")
+_ARTICLES = {"a", "an", "the"}
+
+
+def extract_answer(text: str) -> str:
+    r"""The answer in `text`: its last `<answer>` block, else its last `\boxed{}`, else all of it.
+
+    >>> extract_answer("Adding up: <answer>5</answer>"), extract_answer(r"so \boxed{\frac{1}{2}}."), extract_answer("5")
+    ('5', '\\frac{1}{2}', '5')
+    """
+    start, end = text.rfind(ANSWER_OPEN), text.rfind(ANSWER_CLOSE)
+    if 0 <= start < end:
+        return text[start + len(ANSWER_OPEN) : end].strip()
+    boxed = _last_boxed(text)
+    return text.strip() if boxed is None else boxed.strip()
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, without articles, punctuation and superfluous white space (SQuAD's rule), numbers kept whole.
+
+    >>> normalise_answer("The Hague."), normalise_answer("-3.5 °C"), normalise_answer("+")
+    ('hague', '-3.5 c', '+')
+    """
+    pieces = answer_words(text)
+    return " ".join(pieces) or text.strip().lower()
+
+
+def answer_words(text: str) -> list[str]:
+    """The words and numbers that count in an answer, lower case, in order."""
+    return [piece for piece in _PIECE.findall(text.lower()) if piece not in _ARTICLES]
+
+
+def _last_boxed(text: str) -> str | None:
+    start = text.rfind(_BOXED)
+    if start < 0:
+        return None
+    depth = 1
+    for at in range(start + len(_BOXED), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[start + len(_BOXED) : at]
+    return None
