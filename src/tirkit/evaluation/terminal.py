@@ -1,0 +1,129 @@
+"""What the terminal shows: a trajectory in the colours of its masks, the table of arms, and the progress of a stage."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from tirkit.evaluation.run import EvaluationResult, ProgressFn
+from tirkit.evaluation.tables import LEGEND, arm_rows, columns_with_values, duration, seeds_note, visible
+from tirkit.types import Task, Trajectory
+
+STYLES = {"prompt": "dim", "trained": "bold green", "masked": "yellow"}
+
+
+def render_trajectory(
+    spans: Sequence[tuple[str, str]], trajectory: Trajectory, task: Task | None = None, note: str = ""
+) -> RenderableType:
+    """A trajectory in the colours of its masks; `spans` as `tirkit.text.masks.coloured` gives them.
+
+    Control characters other than newlines and tabs are shown as escapes, so that no tool can move the cursor.
+    """
+    text = Text()
+    for part, kind in spans:
+        text.append(visible(part), STYLES[kind])
+    legend = Text("  ").join(Text(LEGEND[kind], style) for kind, style in STYLES.items())
+    problems = [problem for turn in trajectory.turns for problem in turn.problems]
+    facts = [f"stopped: {trajectory.stop}", *([note] if note else []), *(f"problem: {p}" for p in problems)]
+    if task is not None and task.gold_calls is not None:
+        gold = "; ".join(call.model_dump_json() for call in task.gold_calls)
+        facts.append(f"gold calls: {gold or 'none'}")
+    if task is not None and task.answer is not None:
+        facts.append(f"gold answer: {task.answer}")
+    below = Text(visible("\n".join(facts)), "cyan")
+    return Panel(Group(text, Text(), below), title=Text(trajectory.task_id), subtitle=legend, box=box.ROUNDED)
+
+
+def arms_table(results: Sequence[EvaluationResult], title: str = "") -> RenderableType:
+    """Method against baselines: accuracy ± standard error over items, tokens, seconds."""
+    rows = arm_rows(results)
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    columns = columns_with_values(rows)
+    table.add_column("arm")
+    for column in columns:
+        table.add_column(column.head, justify="right")
+    for row in rows:
+        table.add_row(Text(row.arm), *(row.cells[column.key] for column in columns))
+    return Group(table, Text(seeds_note(results), "dim"))
+
+
+class Progress:
+    """One line a stage: how far, how fast, how long to go. Redrawn on a terminal, else printed every few seconds.
+
+    Used as a context manager; `progress.stage("memorise")` gives the function that a trainer or an evaluation calls.
+    """
+
+    def __init__(self, console: Console | None = None, every_s: float = 5.0):
+        self.console = console or Console(file=sys.stderr)
+        self.every_s = every_s
+        self._live: Live | None = None
+        self._printed = 0.0
+        self._line = Text()
+        self._pending = False
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, transient=True, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._finish()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def stage(self, name: str) -> ProgressFn:
+        """Begin a stage; the line of the one before it stays as it was last."""
+        self._finish()
+        began = time.monotonic()
+        self._printed = float("-inf")
+
+        def show(step: int, total: int, metrics: Mapping[str, float], left_s: float) -> None:
+            self._show(progress_line(name, step, total, metrics, time.monotonic() - began, left_s), step >= total)
+
+        return show
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress line."""
+        self._finish()
+        self.console.print(text, markup=False, highlight=False)
+
+    def _show(self, line: str, last: bool) -> None:
+        self._line, self._pending = Text(line), True
+        if self._live is not None:
+            self._live.update(self._line)
+        elif last or time.monotonic() - self._printed >= self.every_s:
+            self._printed = time.monotonic()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Leave the current line on the screen for good."""
+        if self._pending:
+            self.console.print(self._line, soft_wrap=True)
+            self._pending = False
+        if self._live is not None:
+            self._live.update(Text())
+
+
+def progress_line(
+    name: str, step: int, total: int, metrics: Mapping[str, float], elapsed_s: float, left_s: float
+) -> str:
+    """One line of progress.
+
+    >>> progress_line("memorise", 30, 120, {"loss": 0.5}, 15.0, 45.0)
+    'memorise      30/120   25%  2.0/s  0:45 left  loss 0.5'
+    """
+    speed = step / elapsed_s if elapsed_s > 0 else 0.0
+    pace = f"{speed:.1f}/s" if speed >= 1 or speed == 0 else f"{1 / speed:.1f} s each"
+    left = f"{duration(left_s)} left" if step < total else f"took {duration(elapsed_s)}"
+    shown = "  ".join(f"{key} {value:.3g}" for key, value in metrics.items())
+    width = len(str(total))
+    return f"{name:<12} {step:>{width}}/{total} {step / max(total, 1):>5.0%}  {pace}  {left}  {shown}".rstrip()
