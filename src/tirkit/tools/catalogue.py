@@ -101,7 +101,7 @@ def load_catalogue(paths: str | Path | Sequence[str | Path], format: FileFormat 
         reason = f"; first reason: {issues[0]}" if issues else " (nothing in it)"
         raise CatalogueError(
             f"no usable tool in {', '.join(map(str, files))}{reason}\n"
-            'A tool is a JSON object with "name", "description" and "parameters" (JSON Schema), one a line or in an array'
+            'A tool is a JSON object with "name", "description" and "parameters" (JSON Schema), one a line or in a list'
         )
     unique, merged = _merge(tools)
     named, renamed = _rename(unique)

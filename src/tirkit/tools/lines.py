@@ -42,7 +42,7 @@ def read_records(path: Path, format: FileFormat = "auto") -> tuple[list[JsonReco
     """All JSON values of a file, in order, and the lines that are not JSON. Empty lines are skipped.
 
     format: "json" for one array or object, "jsonl" for a value a line; "auto" takes the file as "json" if it can be
-    read as that. A file meant as "json" with an error in it is still searched line by line.
+    read as that. An array with an error in it is still searched line by line.
     Raises OSError if the file cannot be read.
     """
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -55,8 +55,11 @@ def read_records(path: Path, format: FileFormat = "auto") -> tuple[list[JsonReco
         except (ValueError, RecursionError) as problem:
             error = FileIssue(str(path), 1, f"not JSON: {_short(problem)}")
     records, issues = _read_lines(path, data)
-    if error is not None and format == "json":
-        issues.insert(0, error)
+    if error is not None and (format == "json" or data.lstrip().startswith(b"[")):
+        if not any(isinstance(record.value, dict) for record in records):
+            return [], [error]  # one object over several lines: the lines apart mean nothing
+        if all(issue.line != error.line for issue in issues):
+            issues.append(error)
     return records, issues
 
 

