@@ -34,7 +34,7 @@ _THINGS = r"(?:tools|functions|documents)"
 MENTIONS_LIST = re.compile(
     rf"""\bcandidates?\b
     | \b(?:these|those|given|available|provided|listed|following)\s+{_THINGS}\b
-    | \b{_THINGS}\s+(?:(?:that|which)\s+)?(?:(?:are|were|I\s+(?:have|am))\s+)?
+    | \b{_THINGS}\s+(?:(?:that|which)\s+)?(?:(?:are|were|I\s+(?:have|am|was))\s+)?
       (?:above|below|listed|provided|given|available)\b
     | \b(?:list|set|choice)\s+of\s+{_THINGS}\b
     | \b(?:in|from|on)\s+(?:the|my|this)\s+(?:list|prompt)\b""",

@@ -81,7 +81,7 @@ def say(arguments: dict[str, JsonValue], rng: random.Random) -> str:
     """The arguments in words, one style a sentence, in random order.
 
     >>> say({"days": 3}, random.Random(1))
-    'days = 3'
+    'days: 3'
     """
     style = rng.choice(("{} = {}", "{}: {}", "{} is {}", "{} {}", "the {} should be {}"))
     items = list(arguments.items())
