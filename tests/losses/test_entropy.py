@@ -1,0 +1,44 @@
+import math
+
+import torch
+from torch import nn
+
+from tirkit.losses.entropy import entropy, token_stats
+
+
+def test_entropy_by_hand():
+    # p = (1/2, 1/4, 1/4): 1/2 ln 2 + 2 * 1/4 ln 4 = 1.5 ln 2; uniform over 3: ln 3; one certain: 0
+    logits = torch.tensor([[0.0, -math.log(2), -math.log(2)], [5.0, 5.0, 5.0], [1e4, 0.0, 0.0]])
+    want = torch.tensor([1.5 * math.log(2), math.log(3), 0.0])
+    torch.testing.assert_close(entropy(logits), want, atol=1e-6, rtol=0)
+
+
+def test_log_prob_of_the_target_at_a_temperature():
+    # logits (2 ln 2, 0) at temperature 2 are (ln 2, 0): p = 2/3, 1/3; at temperature 1: 4/5, 1/5
+    hidden = torch.tensor([[2 * math.log(2), 0.0]] * 2)
+    for temperature, want in ((2.0, (2 / 3, 1 / 3)), (1.0, (4 / 5, 1 / 5))):
+        logps, entropies = token_stats(nn.Identity(), hidden, torch.tensor([0, 1]), temperature)
+        torch.testing.assert_close(logps.exp(), torch.tensor(want), atol=1e-6, rtol=0)
+        by_hand = -sum(p * math.log(p) for p in want)
+        torch.testing.assert_close(entropies, torch.tensor([by_hand] * 2), atol=1e-6, rtol=0)
+
+
+def test_chunks_change_neither_values_nor_gradients():
+    torch.manual_seed(0)
+    head, targets, states = nn.Linear(8, 50), torch.randint(50, (23,)), torch.randn(23, 8)
+    results = []
+    for chunk in (100, 5):
+        head.zero_grad()
+        hidden = states.clone().requires_grad_()
+        logps, entropies = token_stats(head, hidden, targets, 0.7, entropy_gradient=True, chunk=chunk)
+        (logps.sum() + 0.3 * entropies.sum()).backward()
+        results.append((logps, entropies, hidden.grad, head.weight.grad.clone(), head.bias.grad.clone()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_entropy_is_a_constant_unless_its_gradient_is_wanted():
+    hidden = torch.randn(3, 5, requires_grad=True)
+    assert not token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]))[1].requires_grad
+    assert token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]), entropy_gradient=True)[1].requires_grad
+    assert token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]), with_entropy=False)[1].tolist() == [0, 0, 0]

@@ -1,0 +1,76 @@
+"""Tiny random models, rows and rollouts for the trainers."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from tirkit.text.masks import TokenRow
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., PreTrainedModel]:
+    """A random model with two layers and 50 tokens; the same at every call. Token 0 is padding."""
+
+    def make(config_class=Qwen3Config, model_class=Qwen3ForCausalLM, **changes) -> PreTrainedModel:
+        torch.manual_seed(0)
+        config = config_class(
+            **{
+                "vocab_size": 50,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "max_position_embeddings": 256,
+                "initializer_range": 0.3,
+                "pad_token_id": 0,
+                "attn_implementation": "sdpa",
+            }
+            | changes
+        )
+        return model_class(config)
+
+    return make
+
+
+@pytest.fixture
+def make_row() -> Callable[..., TokenRow]:
+    """A random row; with `masked`, a stretch in the middle of its completion was not sampled."""
+
+    def make(seed: int, num_prompt: int, num_completion: int, masked: int = 0, prompt_seed: int = 0) -> TokenRow:
+        rng, prompt_rng = random.Random(seed), random.Random(prompt_seed)
+        mask = [1] * num_completion
+        start = (num_completion - masked) // 2
+        mask[start : start + masked] = [0] * masked
+        return TokenRow(
+            tuple(prompt_rng.randrange(1, 50) for _ in range(num_prompt)),
+            tuple(rng.randrange(1, 50) for _ in range(num_completion)),
+            tuple(mask),
+            (0.0,) * num_completion,
+        )
+
+    return make
+
+
+@pytest.fixture
+def gradients() -> Callable[..., dict[str, torch.Tensor]]:
+    """The gradients of `loss` by name of the parameter."""
+
+    def of(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    return of
