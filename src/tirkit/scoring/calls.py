@@ -14,7 +14,7 @@ from tirkit.text.dialects import CALL_PROBLEM
 from tirkit.text.schema import canonical, canonical_value
 from tirkit.types import Task, ToolCall, Trajectory
 
-_SCORES = ("id_em", "id_f1", "call_em", "tool_accuracy", "parameter_accuracy", "joint_accuracy")
+_SCORES: tuple[str, ...] = ("id_em", "id_f1", "call_em", "tool_accuracy", "parameter_accuracy", "joint_accuracy")
 
 
 def jaccard(a: Iterable[str], b: Iterable[str]) -> float:

@@ -193,8 +193,9 @@ def print_json(value: JsonValue) -> str:
 
 
 def parse_json(text: str) -> JsonValue:
-    """Strict JSON: ValueError also on NaN, on infinities and on a key given twice. RecursionError where too deep."""
+    """Strict JSON: ValueError also on NaN, infinities, half characters and doubled keys, RecursionError if too deep."""
     value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a surrogate pair could never be stored
     return cast(JsonValue, value)
 
 
