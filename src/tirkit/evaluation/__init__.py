@@ -1,1 +1,1 @@
-"""evaluation"""
+"""Measuring: `metrics` judges attempts, `run` makes them, `tables`, `report` and `terminal` show what came of it."""

@@ -110,10 +110,8 @@ def evaluate_knowledge(
         known += [knowledge_of(tool, document(tool), name, text, tool.name in seen) for tool, name, text in answers]
         if progress is not None:
             left = (time.perf_counter() - started) / len(known) * (len(tools) - len(known))
-            means = {
-                name: sum(getattr(tool, name) for tool in known) / len(known) for name in ("memorise", "recall_f1")
-            }
-            progress(len(known), len(tools), means, left)
+            right, f1 = sum(tool.memorise for tool in known), sum(tool.recall_f1 for tool in known)
+            progress(len(known), len(tools), {"memorise": right / len(known), "recall F1": f1 / len(known)}, left)
     return KnowledgeResult(phase=phase, tools=tuple(known))
 
 

@@ -1,16 +1,17 @@
-"""Score a file of trajectories: each one's reward, term by term, and its verdict. Bad lines are named, the rest kept."""
+"""Score a file of trajectories: each one's reward, term by term, and its verdict. Bad lines are named."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 
+from tirkit.evaluation.tables import visible
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.scoring.reward import TinrReward
 from tirkit.text.dialects import Dialect
 from tirkit.text.index import build_index
+from tirkit.tools.lines import FileIssue, convert_records, parse_as, read_records
 from tirkit.tools.questions import load_tasks
 from tirkit.types import RewardBreakdown, Task, ToolSchema, Trajectory, UserError
 
@@ -30,20 +31,11 @@ class Score:
 
 
 @dataclass(frozen=True)
-class BadLine:
-    """A line that was left out, and why."""
-
-    file: str
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class ScoredFile:
     """What could be scored and what could not, both in the order of the file."""
 
     scores: tuple[Score, ...]
-    issues: tuple[BadLine, ...]
+    issues: tuple[FileIssue, ...]
 
 
 def score_file(path: Path, tasks_path: Path | None = None) -> ScoredFile:
@@ -51,24 +43,21 @@ def score_file(path: Path, tasks_path: Path | None = None) -> ScoredFile:
 
     Without tasks every verdict is "unscored". Raises ScoreError where the file cannot be read.
     """
-    issues: list[BadLine] = []
-    scores: list[Score] = []
+    try:
+        records, issues = read_records(path, "jsonl")
+    except OSError as error:
+        raise ScoreError(f"{path} cannot be read ({error.strerror}); give a file of trajectories, JSONL") from error
+    found = convert_records(path, records, parse_as(Trajectory), issues)
     tasks: dict[str, Task] = {}
     if tasks_path is not None:
         loaded = load_tasks(tasks_path)
         tasks = {task.id: task for task in loaded.tasks}
-        issues += [BadLine(str(issue.file), issue.line, issue.reason) for issue in loaded.issues]
-    for number, line in _lines(path):
-        try:
-            trajectory = Trajectory.model_validate_json(line)
-        except ValidationError as error:
-            issues.append(BadLine(str(path), number, f"not a trajectory: {_first(error)}"))
-            continue
-        if tasks_path is not None and trajectory.task_id not in tasks:
-            issues.append(BadLine(str(path), number, f"no task {trajectory.task_id!r} in {tasks_path}"))
-            continue
-        scores.append(_score(number, trajectory, tasks))
-    return ScoredFile(tuple(scores), tuple(issues))
+        issues += loaded.issues
+        strays = [(line, t.task_id) for line, t in found if t.task_id not in tasks]
+        issues += [FileIssue(str(path), line, f"no task {name!r} in {tasks_path}") for line, name in strays]
+        found = [(line, t) for line, t in found if t.task_id in tasks]
+    scores = tuple(_score(line, trajectory, tasks) for line, trajectory in found)
+    return ScoredFile(scores, tuple(sorted(issues, key=lambda issue: (issue.file != str(path), issue.line))))
 
 
 def print_scores(path: Path, tasks_path: Path | None, console: Console) -> int:
@@ -77,8 +66,7 @@ def print_scores(path: Path, tasks_path: Path | None, console: Console) -> int:
     for score in scored.scores:
         console.print(score_line(score), markup=False, highlight=False, soft_wrap=True)
     for issue in scored.issues:
-        text = f"{issue.file}:{issue.line}: {issue.reason}"
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(str(issue), style="red", markup=False, highlight=False, soft_wrap=True)
     rewards = [score.reward.total for score in scored.scores if score.reward is not None]
     right = sum(score.verdict is Verdict.RIGHT for score in scored.scores)
     judged = sum(score.verdict is not Verdict.UNSCORED for score in scored.scores)
@@ -96,7 +84,7 @@ def score_line(score: Score) -> str:
         terms = f"reward {score.reward.total:.3g} ({parts})"
     problems = [problem for turn in score.trajectory.turns for problem in turn.problems]
     ended = "; ".join((str(score.trajectory.stop), *problems))
-    return f"{score.line}: {score.trajectory.task_id!r} {score.verdict}, {terms}, {ended}"
+    return visible(f"{score.line}: {score.trajectory.task_id!r} {score.verdict}, {terms}, {ended}")
 
 
 def _score(number: int, trajectory: Trajectory, tasks: Mapping[str, Task]) -> Score:
@@ -114,19 +102,3 @@ def _dialect(trajectory: Trajectory) -> Dialect:
     """
     names = dict.fromkeys(trajectory.selected)
     return Dialect(build_index([ToolSchema(name=name) for name in names])) if names else Dialect()
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers. Bytes: a line that is not UTF-8 is bad, not the file."""
-    try:
-        with path.open("rb") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except OSError as error:
-        raise ScoreError(f"{path} cannot be read ({error.strerror}); give a file of trajectories, JSONL") from error
-
-
-def _first(error: ValidationError) -> str:
-    """The first of a validation's errors: where and what."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]

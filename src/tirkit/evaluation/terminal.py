@@ -84,10 +84,15 @@ class Progress:
         """Begin a stage; the line of the one before it stays as it was last."""
         self._finish()
         began = time.monotonic()
+        first: list[tuple[int, float]] = []
         self._printed = float("-inf")
 
         def show(step: int, total: int, metrics: Mapping[str, float], left_s: float) -> None:
-            self._show(progress_line(name, step, total, metrics, time.monotonic() - began, left_s), step >= total)
+            now = time.monotonic()
+            first[:] = first or [(step, now)]  # speed counts from here: a resumed stage does not begin at step 0
+            done, spent = step - first[0][0], now - first[0][1]
+            speed = done / spent if done and spent else 0.0
+            self._show(progress_line(name, step, total, metrics, speed, left_s, now - began), step >= total)
 
         return show
 
@@ -114,16 +119,15 @@ class Progress:
 
 
 def progress_line(
-    name: str, step: int, total: int, metrics: Mapping[str, float], elapsed_s: float, left_s: float
+    name: str, step: int, total: int, metrics: Mapping[str, float], speed: float, left_s: float, elapsed_s: float
 ) -> str:
-    """One line of progress.
+    """One line of progress; `speed` in steps a second, 0 while it is not known.
 
-    >>> progress_line("memorise", 30, 120, {"loss": 0.5}, 15.0, 45.0)
+    >>> progress_line("memorise", 30, 120, {"loss": 0.5}, 2.0, 45.0, 15.0)
     'memorise      30/120   25%  2.0/s  0:45 left  loss 0.5'
     """
-    speed = step / elapsed_s if elapsed_s > 0 else 0.0
-    pace = f"{speed:.1f}/s" if speed >= 1 or speed == 0 else f"{1 / speed:.1f} s each"
-    left = f"{duration(left_s)} left" if step < total else f"took {duration(elapsed_s)}"
-    shown = "  ".join(f"{key} {value:.3g}" for key, value in metrics.items())
-    width = len(str(total))
-    return f"{name:<12} {step:>{width}}/{total} {step / max(total, 1):>5.0%}  {pace}  {left}  {shown}".rstrip()
+    pace = "" if speed <= 0 else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+    time_ = f"{duration(left_s)} left" if step < total else f"took {duration(elapsed_s)}"
+    values = "  ".join(f"{key} {value:.3g}" for key, value in metrics.items())
+    counted = f"{name:<12} {step:>{len(str(total))}}/{total} {step / max(total, 1):>5.0%}"
+    return "  ".join(part for part in (counted, pace, time_, values) if part)
