@@ -2,7 +2,7 @@
 
     python examples/grow_vocabulary.py
 
-Needs no download and no GPU, about 10 GB of memory. You should see the rows go from 151,936 to 155,776, one training
+Needs no download and no GPU, about 10 GB of memory and under a minute. You should see the rows go from 151,936 to 155,776, one training
 step, `saved and loaded: rows bit-equal`, and a peak under 12 GB.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
     index = build_index(tools)
     say(start, f"model of {model.num_parameters() / 1e6:.0f}M parameters, tokenizer of {len(tokenizer):,} entries")
 
-    before = model.get_input_embeddings().weight[:1000].clone()
+    before = model.get_input_embeddings().weight[:1000].detach().clone()
     growth = grow_vocabulary(model, tokenizer, index, tools)
     rows = model.get_input_embeddings().weight
     assert torch.equal(rows[:1000], before), "old rows changed"

@@ -112,6 +112,20 @@ def test_save_and_load_keep_trained_rows_bit_equal(tied: bool, tmp_path: Path) -
     assert torch.equal(outputs(loaded), outputs(model))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_that_was_trained_before_can_be_grown_and_trained_on(tied: bool) -> None:
+    model, tokenizer = make(tied)
+    ids = torch.tensor([[1, 2, 3]])
+    loss = model(input_ids=ids, labels=ids).loss  # kept alive on purpose, as a trainer's log may
+    loss.backward()
+    growth = grow_vocabulary(model, tokenizer, build_index(TOOLS), TOOLS)
+    model.zero_grad()
+    ids = torch.tensor([growth.ids])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert inputs(model).grad.shape == inputs(model).shape  # type: ignore[union-attr]
+    assert outputs(model).grad.shape == inputs(model).shape  # type: ignore[union-attr]
+
+
 def test_tool_tokens_are_not_special() -> None:
     _, tokenizer, index, growth = grow(tied=True)
     assert tokenizer.decode(list(growth.ids), skip_special_tokens=True) == "".join(index.tokens)

@@ -62,7 +62,7 @@ def grow_vocabulary(
     _add_tokens(tokenizer, new)
     rows_after = max(rows_before, -(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE)
     if rows_after != rows_before:
-        model.resize_token_embeddings(rows_after, mean_resizing=False)
+        _resize(model, rows_after)
     ids = tokenizer.convert_tokens_to_ids(new)
     for table, scaled in _tables(model):
         _initialise(table, ids, sub_tokens, min(used, rows_before), rows_before, init, scaled)
@@ -107,6 +107,20 @@ def _entries(surface: str, entries: dict[str, list[str]]) -> list[str]:
     if surface in entries:
         return [surface]
     return [part for piece in surface.split(">>") if (part := f"{piece}>>") in entries]
+
+
+def _resize(model: PreTrainedModel, rows: int) -> None:
+    """Resize both tables, as new parameters.
+
+    transformers swaps the data under the old ones, whose gradients and autograd nodes keep the old shape: a model that
+    was trained before would fail in its next backward.
+    """
+    tied = len(_tables(model)) == 1
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs.weight = nn.Parameter(inputs.weight.detach(), inputs.weight.requires_grad)
+    if head is not None:
+        head.weight = inputs.weight if tied else nn.Parameter(head.weight.detach(), head.weight.requires_grad)
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerBase, entries: list[str]) -> None:
