@@ -148,6 +148,6 @@ def test_unusable_tokenizers_are_refused(index: ToolIndex, make_tokenizer: Any) 
     with pytest.raises(UnsupportedTokenizerError, match="changes outside text"):
         Renderer(html)
     by_text = make_tokenizer(index, "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
-    by_text.add_tokens([AddedToken("the", normalized=False)])
-    with pytest.raises(UnsupportedTokenizerError, match="makes 'the' from ordinary text"):
+    by_text.add_tokens([AddedToken("x", normalized=False)])
+    with pytest.raises(UnsupportedTokenizerError, match="makes 'x' from ordinary text"):
         Renderer(by_text)

@@ -1,7 +1,8 @@
 """Agreement of tool calls with the gold calls (TInR, arXiv 2604.10788, reward and metrics). Types are strict.
 
 What counts as predicted: all calls of the trajectory. Where a call block could not be read, down to the last line, as
-calls of known tools, nothing counts: it could hide anything. `None` stands for that below.
+calls of known tools, nothing counts: it could hide anything. `None` stands for that below. In the same way a malformed
+selection selects nothing.
 """
 
 from collections import Counter
@@ -44,8 +45,8 @@ def r_param(gold: Sequence[ToolCall], predicted: Sequence[ToolCall]) -> float:
 def r_correct(trajectory: Trajectory, task: Task) -> float:
     """R_correct in [0, 2]: r_tool + r_param, 0 where a call can't be read.
 
-    A task that needs no tool: 2 iff nothing was selected, nothing called and the reply is not empty. ValueError where
-    the task's calls are not what is judged.
+    A task that needs no tool: 2 iff nothing was selected, nothing called and the reply is not empty, all of which a
+    single well-formed reply is. ValueError where the task's calls are not what is judged.
     """
     gold = _gold(task)
     if not gold:
@@ -59,7 +60,7 @@ def calls_right(trajectory: Trajectory, task: Task) -> bool:
     if task.gold_calls is None:
         return True
     if not task.gold_calls:
-        return bool(trajectory.answer) and not trajectory.selected and predicted_calls(trajectory) == ()
+        return len(trajectory.turns) == 1 and bool(trajectory.answer) and not trajectory.turns[0].problems
     predicted = predicted_calls(trajectory)
     return predicted is not None and Counter(map(canonical, task.gold_calls)) == Counter(map(canonical, predicted))
 
@@ -110,7 +111,9 @@ def predicted_calls(trajectory: Trajectory) -> tuple[ToolCall, ...] | None:
 
 def chosen_tools(trajectory: Trajectory) -> list[str]:
     """The tools an attempt chose: those it selected, or, where it selected none, those each of its turns called."""
-    return list(trajectory.selected) or [name for turn in trajectory.turns for name in _distinct(turn.calls)]
+    selected = [name for turn in trajectory.turns if not turn.problems for name in turn.selected]
+    readable = predicted_calls(trajectory) is not None
+    return selected or [name for turn in trajectory.turns if readable for name in _distinct(turn.calls)]
 
 
 def _gold(task: Task) -> tuple[ToolCall, ...]:
