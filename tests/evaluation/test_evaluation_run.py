@@ -61,6 +61,7 @@ def test_seeds_depend_on_the_task_alone() -> None:
     evaluate(TASKS, first, arm="a", batch_size=1, seed=3)
     evaluate(TASKS[::-1], second, arm="a", batch_size=4, seed=3)
     assert {r.task.id: r.seed for r in first.asked} == {r.task.id: r.seed for r in second.asked}
+    assert len({r.seed for r in first.asked}) == len(TASKS)
 
 
 def test_ids_must_differ() -> None:

@@ -31,13 +31,14 @@ class Column:
 
 
 HEADLINE = (
-    Column("success", "accuracy\u00a0%", "success"),
-    Column("seen", "seen tools\u00a0%", "success", "seen"),
-    Column("unseen", "unseen tools\u00a0%", "success", "unseen"),
-    Column("call_em", "call EM\u00a0%", "call_em"),
+    Column("success", "accuracy %", "success"),
+    Column("seen", "seen tools %", "success", "seen"),
+    Column("unseen", "unseen tools %", "success", "unseen"),
+    Column("call_em", "call EM %", "call_em"),
     Column("prompt_tokens", "prompt tokens", "prompt_tokens", share=False),
+    Column("reply_tokens", "tokens handed back", "reply_tokens", share=False),
     Column("output_tokens", "output tokens", "output_tokens", share=False),
-    Column("seconds", "seconds/task", "seconds", share=False),
+    Column("seconds", "s a task", "seconds", share=False),
 )
 SHARES = {
     "success": "accuracy",

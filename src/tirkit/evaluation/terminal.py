@@ -44,11 +44,13 @@ def render_trajectory(
 def arms_table(results: Sequence[EvaluationResult], title: str = "") -> RenderableType:
     """Method against baselines: accuracy ± standard error over items, tokens, seconds."""
     rows = arm_rows(results)
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    columns = columns_with_values(rows)
-    table.add_column("arm")
-    for column in columns:
-        table.add_column(column.head, justify="right")
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    wide = {"reply_tokens", "output_tokens"}  # left to the report: 80 columns are few
+    columns = [column for column in columns_with_values(rows) if column.key not in wide]
+    table.add_column("arm", overflow="fold", min_width=15)
+    for column in columns:  # heads wrap, numbers do not
+        texts = (*column.head.split(" "), *(row.cells[column.key] for row in rows))
+        table.add_column(column.head, justify="right", width=max(map(len, texts)))
     for row in rows:
         table.add_row(Text(row.arm), *(row.cells[column.key] for column in columns))
     return Group(table, Text(seeds_note(results), "dim"))
