@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from tirkit.text.masks import TokenRow
+from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,48 @@ def gradients() -> Callable[..., dict[str, torch.Tensor]]:
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     return of
+
+
+def _trajectory(task_id: str, seed: int, copy: int) -> Trajectory:
+    """A made-up attempt: the prompt follows from the task, the rest from the seed; up to three turns with replies."""
+    prompt_rng, rng = random.Random(task_id), random.Random(seed * 1000 + copy)
+    turns = [
+        Turn(
+            text="x",
+            ids=tuple(rng.randrange(1, 50) for _ in range(rng.randint(1, 6))),
+            reply_ids=tuple(rng.randrange(1, 50) for _ in range(rng.randint(1, 9))),
+        )
+        for _ in range(rng.randint(1, 3))
+    ]
+    turns[-1] = turns[-1].model_copy(update={"reply_ids": ()})
+    return Trajectory(
+        task_id=task_id,
+        prompt=(),
+        prompt_ids=tuple(prompt_rng.randrange(1, 50) for _ in range(prompt_rng.randint(3, 12))),
+        turns=tuple(turns),
+        stop=StopReason.ANSWERED,
+        seed=seed,
+        copy_index=copy,
+    )
+
+
+@pytest.fixture
+def make_trajectory() -> Callable[[str, int, int], Trajectory]:
+    return _trajectory
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    return [Task(id=f"t{i}", prompt=()) for i in range(6)]
+
+
+@pytest.fixture
+def share_of_even() -> Callable[[Trajectory, Task], RewardBreakdown]:
+    """A reward with two terms: the share of even ids among those sampled, and 1 where the last one is small."""
+
+    def reward(trajectory: Trajectory, task: Task) -> RewardBreakdown:
+        ids = [id_ for turn in trajectory.turns for id_ in turn.ids]
+        even = RewardTerm(name="even", value=sum(id_ % 2 == 0 for id_ in ids) / len(ids), weight=2.0)
+        return RewardBreakdown(terms=(even, RewardTerm(name="small", value=float(ids[-1] < 25))))
+
+    return reward
