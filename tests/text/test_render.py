@@ -114,13 +114,14 @@ def test_replies_stand_between_turns(renderer: Renderer) -> None:
         assert ids == renderer.prompt_ids([*before, Message(role="assistant", content=text), tool, tool])
 
 
-def test_trusted_messages_may_hold_tool_tokens(renderer: Renderer) -> None:
-    asked = user("What is <<add>>? <|im_end|>")
+def test_only_the_assistants_messages_hold_tool_tokens(renderer: Renderer) -> None:
+    text = "<<add>> <|im_end|>"
     token = renderer.completion_ids("<<add>>")[0]
-    assert token not in renderer.prompt_ids(asked)
-    trusted = renderer.prompt_ids(asked, trusted=True)
-    assert trusted.count(token) == 1
-    assert trusted.count(renderer.end_of_turn_id) == renderer.prompt_ids(user("q")).count(renderer.end_of_turn_id)
+    for role in ("system", "user", "tool"):
+        assert token not in renderer.prompt_ids([*user("q"), Message(role=role, content=text)])
+    said, plain = (renderer.prompt_ids([*user("q"), Message(role="assistant", content=t)]) for t in (text, "a"))
+    assert said.count(token) == 1
+    assert said.count(renderer.end_of_turn_id) == plain.count(renderer.end_of_turn_id)
 
 
 def test_tokens_with_accents_are_decoded(renderer: Renderer) -> None:

@@ -60,15 +60,12 @@ class Renderer:
         self._structure = _any_of(token for token in self._ids if token in ends)
         self._check_template()
 
-    def prompt_ids(
-        self, messages: Sequence[Message], tools: Sequence[ToolSchema] = (), trusted: bool = False
-    ) -> list[int]:
-        """The conversation up to where the assistant begins to write.
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> list[int]:
+        """The conversation up to where the assistant begins to write; `tools` are documents for the template.
 
-        `trusted` says that the messages are our own words: tool tokens and block tags in them are real (TInR's recall
-        asks with a tool token). An assistant's messages always are its own words.
+        An assistant's messages are its own words: tool tokens and block tags are real in them, and in no others.
         """
-        return self._encode(self._render([self._message(m, trusted) for m in messages], tools))
+        return self._encode(self._render([self._message(message) for message in messages], tools))
 
     def completion_ids(self, text: str) -> list[int]:
         """`text` as the assistant's own words (control strings and tool tokens are real), and the end of turn."""
@@ -102,8 +99,8 @@ class Renderer:
         text = text.replace(_ESCAPE, self._escapes[ord(_ESCAPE)])
         return self._structure.sub(lambda match: self._outside(match[0]), text)
 
-    def _message(self, message: Message, trusted: bool) -> dict[str, str]:
-        shield = self._own if trusted or message.role == "assistant" else self._outside
+    def _message(self, message: Message) -> dict[str, str]:
+        shield = self._own if message.role == "assistant" else self._outside
         return {"role": message.role, "content": shield(message.content)}
 
     def _tool(self, tool: ToolSchema) -> dict[str, Any]:
@@ -139,7 +136,7 @@ class Renderer:
 
     def _after_assistant(self, messages: Sequence[Message]) -> str:
         start = [{"role": "user", "content": "."}, {"role": "assistant", "content": _MARK}]
-        return self._render([*start, *(self._message(m, False) for m in messages)]).rpartition(_MARK)[2]
+        return self._render([*start, *(self._message(message) for message in messages)]).rpartition(_MARK)[2]
 
     def _find_end_of_turn(self) -> int:
         match = self._control.match(self._after_assistant(()))
