@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tirkit.types import UserError
 
@@ -77,6 +77,16 @@ class TrainConfig(Section):
     save_every: int = Field(default=200, gt=0, description="steps between checkpoints")
 
 
+class CorpusConfig(Section):
+    """Document-derived examples a tool, by kind."""
+
+    memorise: int = Field(default=6, ge=0)
+    recall: int = Field(default=1, ge=0)
+    views: int = Field(default=4, ge=0, description="0 = no document-derived views in the chat format")
+    pseudo_calls: int = Field(default=3, ge=0)
+    field_dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
 class InternaliseConfig(TrainConfig):
     """TInR-U phase 1: memorise, recall and use."""
 
@@ -84,7 +94,7 @@ class InternaliseConfig(TrainConfig):
     lr: float = Field(default=4e-3, gt=0)
     alpha: float = Field(default=1.0, ge=0, description="weight of recall")
     beta: float = Field(default=1.0, ge=0, description="weight of use")
-    views: bool = Field(default=True, description="document-derived views in the chat format")
+    corpus: CorpusConfig = CorpusConfig()
     document_name: bool = Field(default=True, description="the tool's name stands in its document when memorising")
 
 
@@ -96,7 +106,10 @@ class SynthesiseConfig(Section):
     base_url: str = Field(default="", description="endpoint of that model")
     num_candidates: int = Field(default=10, gt=0)
     num_samples: int = Field(default=1, gt=0, description="teacher trajectories per question")
-    concurrency: int = Field(default=8, gt=0)
+    concurrency: int = Field(default=8, gt=0, description="requests in flight")
+    price_in: float = Field(default=0.0, ge=0, description="of a million prompt tokens, for tirkit plan")
+    price_out: float = Field(default=0.0, ge=0, description="of a million written tokens, for tirkit plan")
+    seconds_a_request: float = Field(default=5.0, gt=0, description="for tirkit plan")
 
 
 class WarmupConfig(TrainConfig):
@@ -117,6 +130,7 @@ class RLConfig(TrainConfig):
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)
     batch_size: int = Field(default=16, gt=0, description="prompts per optimiser step")
+    micro_batch: int = Field(default=16, gt=0, description="prompts per forward")
     num_generations: int = Field(default=8, gt=1)
     std_normalised: bool = Field(default=True, description="divide advantages by the group's standard deviation")
     clip_low: float = Field(default=0.2, gt=0)
@@ -126,6 +140,12 @@ class RLConfig(TrainConfig):
     entropy_coefficient: float = Field(default=0.0, ge=0)
     min_success: float = Field(default=0.1, ge=0, le=1, description="sampled success below which RL is skipped")
     save_every: int = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size = {self.batch_size} must be a multiple of micro_batch = {self.micro_batch}")
+        return self
 
 
 class RolloutConfig(Section):
@@ -137,6 +157,7 @@ class RolloutConfig(Section):
     max_turns: int = Field(default=8, gt=0)
     max_calls: int = Field(default=8, gt=0)
     max_new_tokens: int = Field(default=160, gt=0, description="tokens of one turn")
+    max_tokens: int = Field(default=2048, gt=0, description="tokens of one completion, replies included")
     allow_list: bool = Field(default=False, description="only tool tokens inside the selection block")
     max_batch: int = Field(default=128, gt=0)
     tool_timeout_s: float = Field(default=10.0, gt=0)
@@ -244,10 +265,11 @@ def _explain(item: Any) -> str:
     key = ".".join(path)
     if item["type"] != "extra_forbidden":
         return f"{key}: {item['msg']} (got {item.get('input')!r})"
-    fields, where = RunConfig.model_fields, "the top level"
+    section: type[BaseModel] = RunConfig
     for part in path[:-1]:
-        fields, where = fields[part].annotation.model_fields, f"[{part}]"  # pyright: ignore
-    return f"{key}: unknown; {where} takes {', '.join(fields)}"
+        section = section.model_fields[part].annotation  # pyright: ignore
+    where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
+    return f"{key}: unknown; {where} takes {', '.join(section.model_fields)}"
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

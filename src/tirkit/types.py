@@ -30,7 +30,7 @@ Mode = Literal["think", "no_think"]
 
 
 class UserError(Exception):
-    """What must stop a run: the message names the place, the reason and the remedy. The command line prints it alone."""
+    """What must stop a run: the message names place, reason and remedy, and is all the user sees."""
 
 
 class Record(BaseModel):

@@ -1,0 +1,157 @@
+"""What every stage of a run works with: config, folder, tools, tasks, models of earlier stages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tirkit.config import RunConfig
+from tirkit.evaluation.terminal import Progress
+from tirkit.methods.tinr.tokens import add_lora
+from tirkit.pipeline.sources import Sources, load_folder, load_sources
+from tirkit.rollout.allow import SelectionAutomaton
+from tirkit.rollout.loop import Prompts, RolloutSettings, rollout
+from tirkit.rollout.policy import Policy, RolloutRequest
+from tirkit.rollout.transformers_policy import TransformersPolicy
+from tirkit.store import RunFolder, save_folder
+from tirkit.text.dialects import Dialect
+from tirkit.text.index import ToolIndex, build_index
+from tirkit.text.masks import TokenRow, token_row
+from tirkit.text.render import Renderer, encode
+from tirkit.tools.runtime import PythonToolbox
+from tirkit.types import Task, ToolSchema, Trajectory
+
+MODEL_STAGES = ("prepare", "internalise", "warmup", "rl")
+
+
+@dataclass
+class Loaded:
+    """A model on its device, its tokenizer and the renderer that knows its tool tokens."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    renderer: Renderer
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills up short rows."""
+        return self.renderer.pad_id
+
+
+class Context:
+    """One run under way, or one that is looked at."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress) -> None:
+        self.config = config
+        self.folder = folder
+        self.progress = progress
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Tools and questions; not read before a stage needs them."""
+        return load_sources(self.config)
+
+    @cached_property
+    def tools(self) -> dict[str, ToolSchema]:
+        """The catalogue by name."""
+        return {tool.name: tool for tool in self.sources.tools}
+
+    @cached_property
+    def index(self) -> ToolIndex | None:
+        """How tools are written; None where they are not internalised."""
+        kind = self.config.catalogue.indexing
+        return None if kind == "none" else build_index(self.sources.tools, kind)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the policy writes."""
+        return Dialect(self.index, two_step=self.config.rollout.two_step)
+
+    @cached_property
+    def toolbox(self) -> PythonToolbox | None:
+        """What runs the tools; None where calls are all that is asked for."""
+        functions, r = self.sources.functions, self.config.rollout
+        if functions is None:
+            return None
+        # The embedded world's functions are ours and take microseconds: no process around each.
+        limits = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars}
+        return PythonToolbox(functions, self.sources.tools, isolation="inline", **limits)
+
+    @cached_property
+    def rollout_settings(self) -> RolloutSettings:
+        """Limits of an attempt and what stands in its prompt."""
+        r = self.config.rollout
+        return RolloutSettings(r.max_turns, r.max_calls, r.max_new_tokens, r.max_tokens, r.prompt, r.retrieve_k)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Which documents stand in a task's prompt."""
+        return Prompts(self.tools, self.rollout_settings)
+
+    def enabled(self, stage: str) -> bool:
+        """Whether the config asks for the stage."""
+        section = getattr(self.config, stage, None)
+        return getattr(section, "enabled", True)
+
+    def stage_before(self, stage: str) -> str:
+        """The newest enabled stage before `stage` that leaves a model."""
+        earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)] if stage in MODEL_STAGES else MODEL_STAGES
+        return next(name for name in reversed(earlier) if self.enabled(name))
+
+    def load(self, stage: str) -> Loaded:
+        """The model that `stage` left."""
+        model, tokenizer = load_folder(self.folder.model(stage), self.config.model.dtype)
+        device = self.config.model.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(device)  # pyright: ignore[reportArgumentType]
+        return Loaded(model, tokenizer, Renderer(tokenizer, self.index))
+
+    def save(self, loaded: Loaded, stage: str) -> None:
+        """Leave a model for later stages."""
+
+        def write(folder: Path) -> None:
+            loaded.model.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
+
+        save_folder(self.folder.model(stage), write)
+
+    def trainable(self, loaded: Loaded) -> torch.nn.Module:
+        """What a training stage trains: all of the model, or LoRA factors and the tool tokens' rows."""
+        if not self.config.model.lora_rank:
+            return loaded.model
+        tokens = self.index.tokens if self.index else ()
+        ids = [loaded.tokenizer.convert_tokens_to_ids(token) for token in tokens]
+        return add_lora(loaded.model, ids, self.config.model.lora_rank)  # pyright: ignore[reportArgumentType]
+
+    def merged(self, loaded: Loaded, trained: torch.nn.Module) -> Loaded:
+        """The plain model after training."""
+        if trained is loaded.model:
+            return loaded
+        return Loaded(trained.merge_and_unload(), loaded.tokenizer, loaded.renderer)  # pyright: ignore
+
+    def row(self, renderer: Renderer, trajectory: Trajectory, task: Task | None = None) -> TokenRow:
+        """A trajectory as ids and masks, the documents that belong in its task's prompt included."""
+        return token_row(encode(renderer, trajectory, self.prompts.documents(task) if task else ()))
+
+    def policy(self, loaded: Loaded, temperature: float, model: PreTrainedModel | None = None) -> TransformersPolicy:
+        """The model as a policy; `model` may be the one that a trainer is working on."""
+        r = self.config.rollout
+        selects = self.index is not None and r.two_step and r.allow_list
+        allow = SelectionAutomaton(loaded.renderer, self.dialect) if selects else None
+        return TransformersPolicy(model or loaded.model, loaded.renderer, temperature, r.max_batch, allow)
+
+    def rollout(self, loaded: Loaded, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
+        """The tool loop, ready to be given requests."""
+        return partial(
+            rollout,
+            policy=policy,
+            renderer=loaded.renderer,
+            dialect=self.dialect,
+            tools=self.tools,
+            toolbox=self.toolbox,
+            settings=self.rollout_settings,
+        )

@@ -1,0 +1,232 @@
+"""Run a config's stages in order; each is done once, whatever happens in between."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.console import RenderableType
+from transformers.utils import logging as transformers_logging
+
+from tirkit.config import ConfigError, RunConfig
+from tirkit.evaluation.run import EvaluationResult, evaluate
+from tirkit.evaluation.terminal import Progress, arms_table, duration, render_trajectory
+from tirkit.methods.tinr.think import ThinkSettings, warm_up
+from tirkit.methods.tinr.tokens import grow_vocabulary
+from tirkit.pipeline.compare import report_runs
+from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
+from tirkit.pipeline.sources import SPLITS, load_model
+from tirkit.pipeline.teacher import make_teacher
+from tirkit.pipeline.train import Facts, internalise, reinforce, warmup
+from tirkit.rollout.loop import RolloutSettings
+from tirkit.store import RunFolder
+from tirkit.text.index import ToolIndex
+from tirkit.text.masks import coloured
+from tirkit.text.render import Renderer
+from tirkit.tools.questions import load_tasks
+from tirkit.types import Group, Record, Task, Trajectory
+
+CHUNK = 64  # questions between two writes of a long stage
+
+
+class SynthesisChunk(Record):
+    """What a piece of phase 2 gave: so many training questions are done, these attempts were not kept and why."""
+
+    num_tasks: int
+    kept: tuple[Trajectory, ...]
+    rejected: dict[str, int]
+
+
+def prepare(ctx: Context) -> Facts:
+    """Load tools and questions, name what is wrong with them, grow the vocabulary by the tool tokens."""
+    sources = ctx.sources
+    for issue in sources.issues:
+        ctx.progress.say(issue)
+    ctx.folder.write_records("catalogue", sources.tools)
+    for split in SPLITS:
+        ctx.folder.write_records(f"tasks_{split}", sources.tasks[split])
+    model, tokenizer = load_model(ctx.config, sources.tools, sources.tasks["train"])
+    growth = grow_vocabulary(model, tokenizer, ctx.index or ToolIndex("name", ()), sources.tools)
+    ctx.save(Loaded(model, tokenizer, Renderer(tokenizer, ctx.index)), "prepare")
+    return {
+        "tools": len(sources.tools),
+        "seen_tools": len(sources.seen),
+        "bad_lines": len(sources.issues),
+        "parameters": model.num_parameters(),
+        "rows_before": growth.rows_before,
+        "rows_after": growth.rows_after,
+        **{f"{split}_tasks": len(sources.tasks[split]) for split in SPLITS},
+    }
+
+
+def synthesise(ctx: Context) -> Facts:
+    """TInR-U phase 2 data: the teacher's attempts, kept by rejection sampling, piece by piece."""
+    config, tasks = ctx.config.synthesise, ctx.sources.tasks["train"]
+    loaded = ctx.load("prepare")
+    teacher = make_teacher(config, loaded.renderer)
+    limits = RolloutSettings(prompt="documents", max_new_tokens=1024)
+    settings = ThinkSettings(config.num_candidates, config.num_samples, limits)
+    chunks = list(ctx.folder.read_records("synthesis_chunks", SynthesisChunk))
+    done, show, started = sum(chunk.num_tasks for chunk in chunks), ctx.progress.stage("synthesise"), time.monotonic()
+    first = done
+    while done < len(tasks):
+        part = tasks[done : done + CHUNK]
+        result = warm_up(
+            part, teacher, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, settings, seed=ctx.config.seed
+        )
+        rejected = {str(reason): count for reason, count in result.rejected.items()}
+        chunks.append(SynthesisChunk(num_tasks=len(part), kept=result.kept, rejected=rejected))
+        ctx.folder.append_records("synthesis_chunks", chunks[-1:])
+        done += len(part)
+        left = (time.monotonic() - started) / (done - first) * (len(tasks) - done)
+        show(done, len(tasks), {"kept": float(sum(len(chunk.kept) for chunk in chunks))}, left)
+    kept = [trajectory for chunk in chunks for trajectory in chunk.kept]
+    ctx.folder.write_records("synthesis", kept)
+    rejected_all = sum((Counter(chunk.rejected) for chunk in chunks), Counter[str]())
+    return {"kept": len(kept), "rejected": dict[str, JsonValue](rejected_all)}
+
+
+def test(ctx: Context) -> Facts:
+    """The test questions, asked of the last model, and of the one before RL so that RL's part can be told."""
+    last = ctx.stage_before("evaluate")
+    stages = ["warmup", "rl"] if last == "rl" and ctx.enabled("warmup") else [last]
+    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in stages]
+    ctx.folder.write_records("test_results", results)
+    facts: Facts = {}
+    for result in results:
+        for group in ("all", "seen", "unseen"):
+            if (success := result.estimate("success", group)) is not None:
+                facts[f"{result.stage}_success_{group}"] = success.mean
+    return facts
+
+
+def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, records: str = "") -> EvaluationResult:
+    """One greedy attempt a question; stored as they come, so that an interrupted evaluation goes on."""
+    name = records or f"test_{stage}"
+    return evaluate(
+        tasks,
+        ctx.rollout(loaded, ctx.policy(loaded, 0.0)),
+        arm=ctx.config.name,
+        seen=ctx.sources.seen,
+        stage=stage,
+        seed=ctx.config.seed,
+        done=list(ctx.folder.read_records(name, Trajectory)),
+        keep=lambda trajectories: ctx.folder.append_records(name, trajectories),
+        progress=ctx.progress.stage(f"test {stage}"),
+    )
+
+
+def report(ctx: Context) -> Facts:
+    """The HTML report of this run alone."""
+    return {"path": str(report_runs([ctx.folder.root], ctx.folder.root / "report").relative_to(ctx.folder.root))}
+
+
+STAGES: dict[str, Callable[[Context], Facts]] = {
+    "prepare": prepare,
+    "internalise": internalise,
+    "synthesise": synthesise,
+    "warmup": warmup,
+    "rl": reinforce,
+    "evaluate": test,
+    "report": report,
+}
+
+
+def run_stages(config: RunConfig, root: Path, only: Sequence[str] = ()) -> None:
+    """Do what is not done yet, in order. `only` names stages; those they need must be complete.
+
+    Raises `ConfigError` for a stage that does not exist or whose predecessor is not complete.
+    """
+    if unknown := [name for name in only if name not in STAGES]:
+        raise ConfigError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+    transformers_logging.disable_progress_bar()
+    folder = RunFolder.open(root, config)
+    try:
+        with Progress() as progress:
+            ctx = Context(config, folder, progress)
+            progress.say(f"{config.name}: {root} (config {config.digest}, seed {config.seed})")
+            for name in STAGES:
+                if ctx.enabled(name) and (not only or name in only):
+                    _do(ctx, name)
+    finally:
+        folder.close()
+
+
+def _do(ctx: Context, name: str) -> None:
+    if ctx.folder.mark(name) is not None:
+        ctx.progress.say(f"{name}: done before")
+        return
+    for needed in list(STAGES)[: list(STAGES).index(name)]:
+        if ctx.enabled(needed) and ctx.folder.mark(needed) is None:
+            raise ConfigError(f"stage {name} needs {needed}, which is not complete: run it first (leave --stages away)")
+    started = time.monotonic()
+    facts = STAGES[name](ctx)
+    mark = ctx.folder.complete(name, time.monotonic() - started, facts)
+    shown = ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if not isinstance(value, list))
+    ctx.progress.say(f"{name}: {duration(mark.duration_s)}; {shown}")
+
+
+def _short(value: JsonValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def open_run(root: Path) -> Context:
+    """A run to be looked at."""
+    transformers_logging.disable_progress_bar()
+    folder = RunFolder.read(root)
+    return Context(folder.manifest.config, folder, Progress())
+
+
+def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, limit: int) -> RenderableType:
+    """Table of a run's model on a question file, or on the run's own test questions."""
+    ctx = open_run(root)
+    stage = stage or ctx.stage_before("evaluate")
+    if stage not in MODEL_STAGES or ctx.folder.mark(stage) is None:
+        done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
+        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+    if prompt:
+        data = ctx.config.model_dump()
+        data["rollout"]["prompt"] = prompt
+        ctx.config = RunConfig.model_validate(data)
+    tasks = ctx.sources.tasks["test"]
+    if questions is not None:
+        loaded = load_tasks(questions, ctx.tools)
+        for issue in loaded.issues:
+            ctx.progress.say(str(issue))
+        tasks = loaded.tasks
+    tasks = tasks[:limit] if limit else tasks
+    model = ctx.load(stage)
+    with ctx.progress:
+        result = evaluate(
+            tasks,
+            ctx.rollout(model, ctx.policy(model, 0.0)),
+            arm=f"{ctx.config.name} ({stage})",
+            seen=ctx.sources.seen,
+            stage=stage,
+            seed=ctx.config.seed,
+            progress=ctx.progress.stage("evaluate"),
+        )
+    return arms_table([result], f"{len(tasks)} questions")
+
+
+def inspect_run(root: Path, records: str, count: int, task_id: str) -> list[RenderableType]:
+    """Trajectories of a run, coloured by mask. `records`: test, validation, synthesise or rl."""
+    ctx = open_run(root)
+    renderer = ctx.load(ctx.stage_before("evaluate")).renderer
+    tasks = {task.id: task for split in SPLITS for task in ctx.folder.read_records(f"tasks_{split}", Task)}
+    if records == "rl":
+        found = [t for group in ctx.folder.read_records("rl", Group) for t in group.trajectories]
+    else:
+        name = {"test": f"test_{ctx.stage_before('evaluate')}", "synthesise": "synthesis"}.get(records, records)
+        found = list(ctx.folder.read_records(name, Trajectory))
+    chosen = [trajectory for trajectory in found if not task_id or trajectory.task_id == task_id]
+    if not chosen:
+        raise ConfigError(
+            f"{root} has no such trajectories: records {records!r}{f', task {task_id!r}' if task_id else ''}"
+        )
+    shown: list[RenderableType] = []
+    for trajectory in chosen[:count]:
+        row = ctx.row(renderer, trajectory, tasks.get(trajectory.task_id))
+        shown.append(render_trajectory(coloured(row, renderer.decode), trajectory, tasks.get(trajectory.task_id)))
+    return shown

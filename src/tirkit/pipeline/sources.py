@@ -1,0 +1,119 @@
+"""Where a run's tools, questions and starting model come from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from tirkit.config import ConfigError, RunConfig, TasksConfig
+from tirkit.embedded.model import build_tokenizer, load_base, new_model
+from tirkit.embedded.world import World
+from tirkit.pipeline.split import seen_tools, split_tasks
+from tirkit.text.dialects import print_document
+from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
+from tirkit.tools.questions import load_tasks
+from tirkit.types import Task, ToolSchema
+
+TOOL_KINDS = ("single", "two_step")
+OTHER_KINDS = ("no_tool", "arithmetic_easy", "arithmetic_hard")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Tools, questions by split, the tools that training questions use, and what runs tools (None: nothing)."""
+
+    tools: tuple[ToolSchema, ...]
+    tasks: dict[str, tuple[Task, ...]]
+    seen: frozenset[str]
+    functions: dict[str, Callable[..., str]] | None
+    issues: tuple[str, ...] = ()
+
+
+def load_sources(config: RunConfig) -> Sources:
+    """Tools and questions as the config names them; the same config gives the same ones.
+
+    Raises a `UserError` where a file cannot be used at all; its bad lines are named in `issues`.
+    """
+    if (config.catalogue.path == "embedded") != (config.tasks.path == "embedded"):
+        raise ConfigError(
+            "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those"
+        )
+    if config.catalogue.path == "embedded":
+        return _embedded(config.catalogue.num_tools, config.tasks)
+    catalogue = load_catalogue(_file(config.catalogue.path, "tools.jsonl"))
+    questions = load_tasks(_file(config.tasks.path, "questions.jsonl"), catalogue.by_name)
+    # The split is part of the question, not of the run: every seed trains and tests on the same questions.
+    t = config.tasks
+    parts = split_tasks(questions.tasks, t.num_validation, t.num_test, t.min_seen_test, seed=0)
+    tasks = {split: tuple(part) for split, part in parts.items()}
+    issues = tuple(str(issue) for issue in (*catalogue.issues, *questions.issues))
+    return Sources(catalogue.tools, tasks, seen_tools(tasks["train"]), None, issues)
+
+
+def _file(path: str, sample: str) -> Path:
+    return SEAL_TOOLS_SAMPLE / sample if path == "seal_tools_sample" else Path(path)
+
+
+def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
+    world = World(num_tools)
+    train = _mix(world, "train", tasks.num_train, ("seen", "seen"))
+    validation = _mix(world, "validation", tasks.num_validation, ("seen", "unseen"))
+    test = _mix(world, "test", tasks.num_test, ("seen", "unseen"))
+    seen = frozenset(tool.name for tool in world.catalogue if tool.name not in world.held_out)
+    parts = {"train": train, "validation": validation, "test": test}
+    return Sources(world.catalogue, parts, seen, world.functions)
+
+
+def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, ...]:
+    """A third each: questions about the first kind of tools, about the second, and without tools."""
+    third = n // 3
+    asks = ((third, TOOL_KINDS, tools[0], 0), (third, TOOL_KINDS, tools[1], 1), (n - 2 * third, OTHER_KINDS, "seen", 2))
+    parts = [world.tasks(split, size, seed=s, kinds=kinds, tools=which) for size, kinds, which, s in asks]  # pyright: ignore
+    # Taken in turn, so that the first n questions have every kind.
+    order = sorted(
+        (place / len(part), number, task) for number, part in enumerate(parts) for place, task in enumerate(part)
+    )
+    return tuple(task for _, _, task in order)
+
+
+def load_model(
+    config: RunConfig, tools: Sequence[ToolSchema], train: Sequence[Task]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model a run starts from, before its vocabulary grows. Raises `ConfigError` where there is none."""
+    settings = config.model
+    if settings.scratch:
+        texts = [print_document(tool) for tool in tools]
+        texts += [message.content for task in train for message in task.prompt]
+        tokenizer = build_tokenizer(texts, settings.vocab_size)
+        return new_model(tokenizer, config.seed), tokenizer
+    if settings.path == "embedded":
+        return load_base()
+    return load_folder(Path(settings.path) if Path(settings.path).is_dir() else settings.path, settings.dtype)
+
+
+def load_folder(path: Path | str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model and its tokenizer from a folder or, by name, from the hub. Raises `ConfigError` where there is none."""
+    tokenizer = load_tokenizer(path)
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)), tokenizer
+    except (OSError, ValueError) as error:
+        raise _no_model(path, error) from error
+
+
+def load_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder or name. Raises `ConfigError` where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _no_model(path, error) from error
+
+
+def _no_model(path: Path | str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0]
+    return ConfigError(
+        f"model.path = {str(path)!r} is neither a model folder nor a model that can be downloaded ({reason}); "
+        "give a folder with config.json, tokenizer and weights, or a Hugging Face name with the network on"
+    )

@@ -1,0 +1,258 @@
+"""The stages that train: internalise, warm up, reinforce."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from tirkit.config import TrainConfig
+from tirkit.evaluation.metrics import Knowledge
+from tirkit.evaluation.run import KnowledgeResult, evaluate
+from tirkit.evaluation.terminal import ProgressFn
+from tirkit.methods.tinr.corpus import CorpusSettings, Example, Weight, alignment_corpus, loss_weights, use
+from tirkit.methods.tinr.probe import probe
+from tirkit.methods.tinr.think import replay_mix
+from tirkit.pipeline.context import Context, Loaded
+from tirkit.rollout.group import group_requests
+from tirkit.scoring.match import Verdict, verdict
+from tirkit.scoring.reward import TinrReward
+from tirkit.training.base import training_arguments
+from tirkit.training.callbacks import ProgressCallback
+from tirkit.training.rl import RLSettings, RLTrainer
+from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
+from tirkit.types import Group, RewardBreakdown, Trajectory
+
+Facts = dict[str, JsonValue]
+SHOWN = ("loss", "loss_sft", "reward", "entropy", "validate_score", "tokens_per_s")
+PROBE_TOKENS = 512
+
+
+def internalise(ctx: Context) -> Facts:
+    """TInR-U phase 1: memorise, recall and use."""
+    config = ctx.config.internalise
+    loaded = ctx.load(ctx.stage_before("internalise"))
+    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded)
+    report = _train_sft(ctx, loaded, "internalise", config, rows)
+    return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "internalise")}
+
+
+def warmup(ctx: Context) -> Facts:
+    """TInR-U phase 2: the teacher's kept trajectories, with some of phase 1 replayed among them."""
+    config = ctx.config.warmup
+    loaded = ctx.load(ctx.stage_before("warmup"))
+    tasks = {task.id: task for task in ctx.sources.tasks["train"]}
+    kept = list(ctx.folder.read_records("synthesis", Trajectory))
+    rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
+    if not ctx.enabled("synthesise"):
+        rows = use_rows(ctx, loaded)
+    replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
+    rows = replay_mix(rows, replayed, config.replay if replayed else 0.0, ctx.config.seed)
+    report = _train_sft(ctx, loaded, "warmup", config, rows)
+    return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "warmup")}
+
+
+def reinforce(ctx: Context) -> Facts:
+    """TInR-U phase 3: GRPO with R = R_format + R_correct; skipped where sampling hardly ever succeeds."""
+    config = ctx.config.rl
+    loaded = ctx.load(ctx.stage_before("rl"))
+    success = sampled_success(ctx, loaded)
+    if success < config.min_success:
+        ctx.progress.say(f"rl: skipped, sampled success is {success:.3f} and rl.min_success = {config.min_success}")
+        ctx.save(loaded, "rl")
+        return {"skipped": True, "sampled_success": success}
+    torch.manual_seed(ctx.config.seed)
+    model = ctx.trainable(loaded)
+    policy = ctx.policy(loaded, config.temperature, model)  # pyright: ignore[reportArgumentType]
+    args = training_arguments(
+        str(ctx.folder.work("rl")),
+        max_steps=config.steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch,
+        save_steps=config.save_every,
+        logging_steps=1,
+        seed=ctx.config.seed,
+    )
+    trainer = RLTrainer(
+        model,
+        args,
+        _rl_settings(ctx),
+        ctx.sources.tasks["train"],
+        ctx.rollout(loaded, policy),
+        TinrReward(ctx.dialect),
+        pad_id=loaded.pad_id,
+        callbacks=[ProgressCallback(_shown(ctx.progress.stage("rl")))],
+        on_group=_keep_groups(ctx),
+    )
+    trainer.train(resume_from_checkpoint=True)
+    loaded = ctx.merged(loaded, model)
+    ctx.save(loaded, "rl")
+    curve = _curve(trainer.state.log_history)
+    return {"sampled_success": success, "train_s": trainer.clock.seconds, "curve": curve, **measure(ctx, loaded, "rl")}
+
+
+def _rl_settings(ctx: Context) -> RLSettings:
+    c = ctx.config.rl
+    return RLSettings(
+        num_generations=c.num_generations,
+        std=c.std_normalised,
+        clip_low=c.clip_low,
+        clip_high=c.clip_high,
+        iterations=c.iterations,
+        entropy_coef=c.entropy_coefficient,
+        temperature=c.temperature,
+        optimizer=c.optimizer,
+    )
+
+
+def _keep_groups(ctx: Context):
+    """Stores the first group of every step: enough to look at, small enough to keep."""
+    kept = {trajectory.seed for group in ctx.folder.read_records("rl", Group) for trajectory in group.trajectories}
+    steps: set[int] = set()
+
+    def keep(step: int, group: Group, _: Sequence[RewardBreakdown]) -> None:
+        if step not in steps and group.trajectories[0].seed not in kept:
+            ctx.folder.append_records("rl", [group])
+        steps.add(step)
+
+    return keep
+
+
+def sampled_success(ctx: Context, loaded: Loaded) -> float:
+    """Share of right attempts at 64 training tasks, 4 samples each: what RL would have to learn from."""
+    requests = group_requests(ctx.sources.tasks["train"][:64], 4, ctx.config.seed)
+    attempts = ctx.rollout(loaded, ctx.policy(loaded, ctx.config.rl.temperature))(requests)
+    right = [verdict(t, request.task) is Verdict.RIGHT for t, request in zip(attempts, requests, strict=True)]
+    return sum(right) / len(right)
+
+
+def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
+    """Document-derived rows of phase 1, without those whose weight is 0."""
+    c = ctx.config.internalise
+    settings = CorpusSettings(c.alpha, c.beta, names_in_documents=c.document_name, **c.corpus.model_dump())
+    examples = alignment_corpus(ctx.sources.tools, ctx.dialect, settings, ctx.config.seed)
+    return _weighted(ctx, loaded, examples, loss_weights(settings))
+
+
+def use_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
+    """Training questions answered without reasoning (phase 1's use loss)."""
+    beta = ctx.config.internalise.beta
+    if not beta:
+        return []
+    tasks = ctx.sources.tasks["train"]
+    examples = use(tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    return _weighted(ctx, loaded, examples, {"use": beta})
+
+
+def _weighted(
+    ctx: Context, loaded: Loaded, examples: Iterable[Example], weights: Mapping[Weight, float]
+) -> list[WeightedRow]:
+    return [
+        WeightedRow(ctx.row(loaded.renderer, e.trajectory), weights[e.weight], e.kind)
+        for e in examples
+        if weights[e.weight]
+    ]
+
+
+def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, rows: Sequence[WeightedRow]) -> SFTReport:
+    """Train, merge and save; `loaded` then holds the trained model."""
+    torch.manual_seed(ctx.config.seed)
+    model = ctx.trainable(loaded)
+    settings = SFTSettings(
+        lr=config.lr,
+        batch_size=config.batch_size,
+        max_steps=config.steps,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        max_tokens=config.max_tokens,
+        seed=ctx.config.seed,
+        save_steps=config.save_every,
+        validate_steps=config.validate_every or None,
+        keep_best=bool(config.validate_every),
+    )
+
+    def validate(trained: nn.Module) -> Mapping[str, float]:
+        policy = ctx.policy(loaded, 0.0, trained)  # pyright: ignore[reportArgumentType]
+        tasks = ctx.sources.tasks["validation"]
+        result = evaluate(tasks, ctx.rollout(loaded, policy), arm=ctx.config.name, batch_size=len(tasks))
+        success = result.estimate("success")
+        return {"score": success.mean if success else 0.0}
+
+    report = train_sft(
+        model,
+        rows,
+        settings,
+        ctx.folder.work(stage),
+        pad_id=loaded.pad_id,
+        validate=validate if config.validate_every else None,
+        callbacks=[ProgressCallback(_shown(ctx.progress.stage(stage)))],
+    )
+    merged = ctx.merged(loaded, model)
+    loaded.model = merged.model
+    ctx.save(loaded, stage)
+    return report
+
+
+def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
+    """After a phase: what is remembered of the tools, and success on the validation questions."""
+    facts: Facts = {}
+    result = evaluate(
+        ctx.sources.tasks["validation"],
+        ctx.rollout(loaded, ctx.policy(loaded, 0.0)),
+        arm=ctx.config.name,
+        seen=ctx.sources.seen,
+        stage=stage,
+        seed=ctx.config.seed,
+        progress=ctx.progress.stage(f"{stage}: validate"),
+    )
+    ctx.folder.write_records(f"validation_{stage}", [result])
+    for group in ("all", "seen", "unseen"):
+        if (success := result.estimate("success", group)) is not None:
+            facts[f"validation_success_{group}"] = success.mean
+    if ctx.index is not None and ctx.enabled("internalise"):
+        knowledge = remembered(ctx, loaded, stage)
+        ctx.folder.write_records(f"knowledge_{stage}", [knowledge])
+        for name in ("memorise", "recall", "recall_f1"):
+            value = knowledge.estimate(name)
+            facts[name] = value.mean if value else None
+    return facts
+
+
+def remembered(ctx: Context, loaded: Loaded, stage: str) -> KnowledgeResult:
+    """Memorise and recall of the catalogue, or of every n-th tool of it where it is large."""
+    limit = ctx.config.evaluate.knowledge_items or len(ctx.sources.tools)
+    stride = -(-len(ctx.sources.tools) // limit)
+    tools = ctx.sources.tools[::stride]
+    policy, names = ctx.policy(loaded, 0.0), ctx.config.internalise.document_name
+    show = ctx.progress.stage(f"{stage}: recall")
+    known: list[Knowledge] = []
+    for start in range(0, len(tools), 64):
+        for result in probe(policy, loaded.renderer, ctx.dialect, tools[start : start + 64], names, PROBE_TOKENS):
+            seen = result.name in ctx.sources.seen
+            scores = float(result.memorised), float(result.recalled), result.recall_f1
+            known.append(
+                Knowledge(name=result.name, seen=seen, memorise=scores[0], recall=scores[1], recall_f1=scores[2])
+            )
+        show(len(known), len(tools), {"memorise": sum(k.memorise for k in known) / len(known)}, float("nan"))
+    return KnowledgeResult(phase=stage, tools=tuple(known))
+
+
+def _facts(report: SFTReport) -> Facts:
+    return {"steps": report.steps, "train_s": report.seconds, "tokens": report.tokens, "curve": _curve(report.curve)}
+
+
+def _curve(lines: Iterable[Mapping[str, float]]) -> list[JsonValue]:
+    return [{key: value for key, value in line.items() if isinstance(value, int | float)} for line in lines]
+
+
+def _shown(progress: ProgressFn) -> ProgressFn:
+    """The progress line with the numbers worth watching."""
+
+    def show(step: int, total: int, metrics: Mapping[str, float], eta_s: float) -> None:
+        progress(step, total, {name: metrics[name] for name in SHOWN if name in metrics}, eta_s)
+
+    return show
