@@ -38,7 +38,7 @@ HEADLINE = (
     Column("prompt_tokens", "prompt tokens", "prompt_tokens", share=False),
     Column("reply_tokens", "tokens handed back", "reply_tokens", share=False),
     Column("output_tokens", "output tokens", "output_tokens", share=False),
-    Column("seconds", "s a task", "seconds", share=False),
+    Column("seconds", "seconds a task", "seconds", share=False),
 )
 SHARES = {
     "success": "accuracy",

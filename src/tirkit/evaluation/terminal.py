@@ -47,7 +47,7 @@ def arms_table(results: Sequence[EvaluationResult], title: str = "") -> Renderab
     table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     wide = {"reply_tokens", "output_tokens"}  # left to the report: 80 columns are few
     columns = [column for column in columns_with_values(rows) if column.key not in wide]
-    table.add_column("arm", overflow="fold", min_width=15)
+    table.add_column("arm", overflow="fold", min_width=14)
     for column in columns:  # heads wrap, numbers do not
         texts = (*column.head.split(" "), *(row.cells[column.key] for row in rows))
         table.add_column(column.head, justify="right", width=max(map(len, texts)))
