@@ -179,7 +179,10 @@ VIEW_TEMPLATES = (
 def view(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, seed: int, i: int) -> Example:
     """A short synthetic query, some words of the name or of the description, as a user turn → the tool's selection."""
     rng = random.Random(stable_seed(seed, "view", tool.name, i))
-    content = rng.choice(VIEW_TEMPLATES).format(words=_words(tool, settings, rng))
+    template, words = rng.choice(VIEW_TEMPLATES), _words(tool, settings, rng)
+    if not template.startswith("{words}"):
+        words = words[:1].lower() + words[1:]
+    content = template.format(words=words)
     return Example(_selecting(tool, dialect, content, f"view/{tool.name}/{i}"), "view", "memorise")
 
 

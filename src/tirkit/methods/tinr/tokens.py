@@ -12,13 +12,12 @@ Shapes: V vocabulary rows, D hidden.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from tirkit.text.control import CONTROL_STRINGS
 from tirkit.text.index import ToolIndex
@@ -56,14 +55,14 @@ def grow_vocabulary(
         raise ValueError(f"the index has tools that are not among those given: {sorted(missing)[:5]}")
     words, known = _words(index), tokenizer.get_vocab()
     new = [entry for entry in words if entry not in known]
-    rows_before = model.get_input_embeddings().weight.shape[0]
+    rows_before: int = _ends(model)[0].weight.shape[0]
     used = len(tokenizer)
-    sub_tokens = [tokenizer(words[entry], add_special_tokens=False)["input_ids"] for entry in new]
-    _add_tokens(tokenizer, new)
+    sub_tokens: Any = [tokenizer(words[entry], add_special_tokens=False)["input_ids"] for entry in new]
+    tokenizer.add_tokens([AddedToken(entry, normalized=False, special=False) for entry in new])
     rows_after = max(rows_before, -(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE)
     if rows_after != rows_before:
         _resize(model, rows_after)
-    ids = tokenizer.convert_tokens_to_ids(new)
+    ids: Any = tokenizer.convert_tokens_to_ids(new)
     for table, scaled in _tables(model):
         _initialise(table, ids, sub_tokens, min(used, rows_before), rows_before, init, scaled)
     return Growth(tuple(new), tuple(ids), rows_before, rows_after)
@@ -74,9 +73,8 @@ def add_lora(model: PreTrainedModel, token_ids: Sequence[int], rank: int = 16, a
 
     `merge_and_unload()` on the result gives a plain model, trained rows included.
     """
-    names = [_module_name(model, model.get_input_embeddings())]
-    if len(_tables(model)) == 2:
-        names.append(_module_name(model, model.get_output_embeddings()))
+    # Tied: one table, so the input layer alone is named; PEFT has the output follow it.
+    names = [_module_name(model, end) for end, _ in zip(_ends(model), _tables(model), strict=False)]
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -85,6 +83,11 @@ def add_lora(model: PreTrainedModel, token_ids: Sequence[int], rank: int = 16, a
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
+    """The input and the output layer (None where there is none); Any, since their stubs do not know `weight`."""
+    return model.get_input_embeddings(), model.get_output_embeddings()
 
 
 def _module_name(model: PreTrainedModel, module: nn.Module) -> str:
@@ -117,22 +120,18 @@ def _resize(model: PreTrainedModel, rows: int) -> None:
     """
     tied = len(_tables(model)) == 1
     model.resize_token_embeddings(rows, mean_resizing=False)
-    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs, head = _ends(model)
     inputs.weight = nn.Parameter(inputs.weight.detach(), inputs.weight.requires_grad)
     if head is not None:
         head.weight = inputs.weight if tied else nn.Parameter(head.weight.detach(), head.weight.requires_grad)
 
 
-def _add_tokens(tokenizer: PreTrainedTokenizerBase, entries: list[str]) -> None:
-    tokenizer.add_tokens([AddedToken(entry, normalized=False, special=False) for entry in entries])
-
-
 def _tables(model: PreTrainedModel) -> list[tuple[Tensor, bool]]:
     """The row tables to initialise, each with whether new rows are scaled to the mean norm; one where they are tied."""
-    inputs, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    if head is None or head.weight.data_ptr() == inputs.data_ptr():
-        return [(inputs, False)]
-    return [(inputs, False), (head.weight, True)]
+    inputs, head = _ends(model)
+    if head is None or head.weight.data_ptr() == inputs.weight.data_ptr():
+        return [(inputs.weight, False)]
+    return [(inputs.weight, False), (head.weight, True)]
 
 
 @torch.no_grad()
