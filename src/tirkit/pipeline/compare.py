@@ -184,7 +184,7 @@ def _examples(run: RunFolder) -> Iterable[Example]:
     attempts = [t for t in run.read_records(f"test_{stage}", Trajectory) if t.turns]
     longest = sorted(attempts, key=lambda t: -len(t.turns))[:1]
     for trajectory in [*longest, *attempts[:1]]:
-        spans = tuple(coloured(token_row(trajectory), renderer.decode))
+        spans = tuple(coloured(token_row(trajectory), renderer.decode_all))
         yield Example(title=trajectory.task_id, spans=spans, facts=(("stopped", str(trajectory.stop)),))
 
 

@@ -228,5 +228,5 @@ def inspect_run(root: Path, records: str, count: int, task_id: str) -> list[Rend
     shown: list[RenderableType] = []
     for trajectory in chosen[:count]:
         row = ctx.row(renderer, trajectory, tasks.get(trajectory.task_id))
-        shown.append(render_trajectory(coloured(row, renderer.decode), trajectory, tasks.get(trajectory.task_id)))
+        shown.append(render_trajectory(coloured(row, renderer.decode_all), trajectory, tasks.get(trajectory.task_id)))
     return shown
