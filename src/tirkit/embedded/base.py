@@ -108,17 +108,18 @@ def optimizers(model: Qwen3ForCausalLM, muon_lr: float, adamw_lr: float) -> list
 
 def train(
     model: Qwen3ForCausalLM,
-    renderer: Renderer,
+    tokenizer: PreTrainedTokenizerFast,
     out: Path,
     *,
     steps: int,
-    batch_tokens: int = 4096,
-    muon_lr: float = 0.01,
+    batch_tokens: int = 1600,
+    muon_lr: float = 0.003,
     adamw_lr: float = 3e-3,
     seed: int = 0,
     save_every: int = 250,
 ) -> None:
     """Trains on fresh samples for `steps` updates (short warm-up, linear decay to 5 %), saving on the way."""
+    renderer = Renderer(tokenizer)
     chain = optimizers(model, muon_lr, adamw_lr)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(opt, lambda step: min((step + 1) / 30, max(0.05, 1 - step / steps)))
@@ -139,7 +140,7 @@ def train(
             print(f"step {step}/{steps}  loss {loss_sum / 50:.4f}  {speed:.0f} tokens/s", flush=True)
             loss_sum = 0.0
         if step % save_every == 0 or step == steps:
-            save_half(model, renderer.tokenizer, out)
+            save_half(model, tokenizer, out)
 
 
 @torch.no_grad()
@@ -176,7 +177,7 @@ def make_base(out: Path, steps: int, seed: int = 0) -> dict[str, object]:
     tokenizer = make_tokenizer(seed=seed)
     model = new_model(tokenizer, seed)
     out.mkdir(parents=True, exist_ok=True)
-    train(model, Renderer(tokenizer), out, steps=steps, seed=seed)
+    train(model, tokenizer, out, steps=steps, seed=seed)
     stored, tokenizer = load_base(out)
     record: dict[str, object] = {
         "command": f"python -m tirkit.embedded.base --out DIR --steps {steps} --seed {seed}",
@@ -195,7 +196,7 @@ def main() -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(description="Train the embedded base model: general skills, no tools.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model, tokenizer and record to")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print(json.dumps(make_base(args.out, args.steps, args.seed), indent=2))

@@ -80,7 +80,7 @@ def load_base(folder: Path = BASE_MODEL) -> tuple[Qwen3ForCausalLM, PreTrainedTo
 
 def save_half(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the model in float16 and its tokenizer; the model itself stays float32."""
-    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}  # tied
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
 

@@ -65,6 +65,14 @@ def paraphrase(rng: random.Random, split: Split) -> Trajectory:
     return conversation("paraphrase", question, ((), DIALECT.print_answer(plain, think)))
 
 
+def repeat(rng: random.Random, split: Split) -> Trajectory:
+    """Repeats made-up words and numbers; dense practice in copying."""
+    words = [
+        str(rng.randint(0, 2999)) if rng.random() < 0.2 else values.draw_name(rng, split) for _ in range(rng.randint(1, 5))
+    ]
+    return conversation("repeat", f"Repeat: {' '.join(words)}", ((), DIALECT.print_answer(" ".join(words))))
+
+
 def normalise(rng: random.Random, split: Split) -> Trajectory:
     """Reads a number word or an hour of the twelve-hour clock."""
     if rng.random() < 0.3:
@@ -180,6 +188,7 @@ def describe(rng: random.Random, split: Split) -> Trajectory:
 
 
 SKILLS: dict[str, tuple[Callable[[random.Random, Split], Trajectory], float]] = {
+    "repeat": (repeat, 0.05),
     "paraphrase": (paraphrase, 0.45),
     "normalise": (normalise, 0.05),
     "addition": (addition, 0.14),
