@@ -2,9 +2,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tirkit.evaluation.run import EvaluationResult, KnowledgeResult, evaluate, evaluate_knowledge
+from tirkit.evaluation.run import EvaluationResult, evaluate
 from tirkit.rollout.policy import RolloutRequest
-from tirkit.types import Message, StopReason, Task, ToolSchema, Trajectory, Turn
+from tirkit.types import Message, StopReason, Task, Trajectory, Turn
 
 TASKS = [Task(id=str(n), prompt=(Message(role="user", content=f"{n}?"),), answer=str(n), kind="echo") for n in range(5)]
 
@@ -67,27 +67,3 @@ def test_seeds_depend_on_the_task_alone() -> None:
 def test_ids_must_differ() -> None:
     with pytest.raises(ValueError, match="different ids"):
         evaluate([TASKS[0], TASKS[0]], Echo(), arm="echo")
-
-
-def test_evaluate_knowledge() -> None:
-    tools = [ToolSchema(name=name, description=f"{name}s") for name in ("add", "mul", "div")]
-    steps: list[tuple[int, int, Mapping[str, float], float]] = []
-    result = evaluate_knowledge(
-        tools,
-        "internalise",
-        document=lambda tool: f'{{"name": "{tool.name}"}}',
-        memorise=lambda batch: [None if tool.name == "div" else "add" for tool in batch],
-        recall=lambda batch: [f'{{"name": "{tool.name}"}}' for tool in batch],
-        seen={"add", "mul"},
-        batch_size=2,
-        progress=lambda *a: steps.append(a),
-    )
-    assert [(t.name, t.seen, t.memorise, t.recall) for t in result.tools] == [
-        ("add", True, 1, 1), ("mul", True, 0, 1), ("div", False, 0, 1)
-    ]  # fmt: skip
-    seen, unseen = result.estimate("memorise", True), result.estimate("memorise", False)
-    assert seen is not None
-    assert unseen is not None
-    assert (seen.mean, seen.n, unseen.mean, unseen.n) == (0.5, 2, 0, 1)
-    assert steps[-1][:3] == (3, 3, {"memorise": 1 / 3, "recall F1": 1.0})
-    assert KnowledgeResult.model_validate_json(result.model_dump_json()) == result

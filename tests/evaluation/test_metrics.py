@@ -4,16 +4,14 @@ import pytest
 from tirkit.evaluation.metrics import (
     Item,
     estimate,
-    field_f1,
     groups_of,
     is_seen,
     item_metrics,
-    knowledge_of,
     make_item,
     paired_difference,
     summarise,
 )
-from tirkit.types import Message, StopReason, Task, ToolCall, ToolErrorKind, ToolResult, ToolSchema, Trajectory, Turn
+from tirkit.types import Message, StopReason, Task, ToolCall, ToolErrorKind, ToolResult, Trajectory, Turn
 
 ADD = ToolCall(name="add", arguments={"a": 1, "b": 2})
 PROMPT = (Message(role="user", content="1 + 2?"),)
@@ -165,22 +163,3 @@ def test_summarise_by_group() -> None:
     assert means == expected
     assert summarise([]) == {"all": {}}
     assert summarise([item("d", None, kind="z")])["kind: z"] == {}
-
-
-def test_field_f1_by_hand() -> None:
-    gold = '{"name": "add", "parameters": {"a": {"type": "integer"}, "required": ["a", "b"]}}'
-    # 4 fields; the written one has 3, of which name and required b agree: 2·2 / (4 + 3)
-    written = '{"parameters": {"a": {"type": "number"}, "required": ["b"]}, "name": "add"}'
-    assert field_f1(gold, written) == pytest.approx(4 / 7, abs=1e-12)
-    assert field_f1(gold, gold) == 1
-    assert field_f1('{"a": [1, 2]}', '{"a": [2, 1]}') == 1
-    assert [field_f1(gold, text) for text in ("", "{", "null", "3", "[" * 100_000)] == [0] * 5
-    assert field_f1('{"a": 1}', '{"a": true}') == 0
-
-
-def test_knowledge_of_a_tool() -> None:
-    tool, document = ToolSchema(name="add"), '{"name": "add", "description": "Adds."}'
-    known = knowledge_of(tool, document, "add", f"{document}\n", True)
-    assert (known.memorise, known.recall, known.recall_f1) == (1, 1, 1)
-    forgotten = knowledge_of(tool, document, None, '{"name": "add", "description": "?"}', False)
-    assert (forgotten.memorise, forgotten.recall, forgotten.recall_f1) == (0, 0, 0.5)

@@ -6,16 +6,13 @@ the task does not judge it (the calls of a task that has no gold calls), and suc
 An interval is over items: it says how far the mean could move with other questions, not with another seed.
 """
 
-import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-from pydantic import JsonValue
 
 from tirkit.scoring.calls import call_scores
 from tirkit.scoring.match import Verdict, verdict
-from tirkit.types import Record, StopReason, Task, ToolSchema, Trajectory
+from tirkit.types import Record, StopReason, Task, Trajectory
 
 NUM_RESAMPLES = 2000
 COVERAGE = 0.95
@@ -158,38 +155,3 @@ def summarise(items: Sequence[Item], seed: int = 0) -> dict[str, dict[str, Estim
         estimates = {name: estimate((item.metrics.get(name) for item in chosen), seed) for name in names}
         summary[group] = {name: value for name, value in estimates.items() if value is not None}
     return summary
-
-
-def knowledge_of(tool: ToolSchema, document: str, named: str | None, written: str, seen: bool | None) -> Knowledge:
-    """Judge what was remembered of `tool`: the tool it `named` for the document, the document it has `written`."""
-    return Knowledge(
-        name=tool.name,
-        seen=seen,
-        memorise=float(named == tool.name),
-        recall=float(written.strip() == document.strip()),
-        recall_f1=field_f1(document, written),
-    )
-
-
-def field_f1(gold: str, written: str) -> float:
-    """F1 of the (path, value) fields of two JSON documents; 0 where `written` is not JSON.
-
-    Items of a list share their path, so their order does not count.
-
-    >>> round(field_f1('{"name": "add", "description": "Adds."}', '{"name": "add", "description": "?"}'), 3)
-    0.5
-    """
-    try:
-        gold_fields, fields = Counter(_fields(json.loads(gold))), Counter(_fields(json.loads(written)))
-    except (ValueError, RecursionError):
-        return 0.0
-    total = gold_fields.total() + fields.total()
-    return 2 * (gold_fields & fields).total() / total if total else 1.0
-
-
-def _fields(value: JsonValue, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
-    if isinstance(value, dict) and value:
-        return [field for key, child in value.items() for field in _fields(child, (*path, key))]
-    if isinstance(value, list) and value:
-        return [field for child in value for field in _fields(child, (*path, "[]"))]
-    return [(path, json.dumps(value))]

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from tirkit.evaluation.metrics import Estimate, Item, Knowledge, estimate, groups_of, knowledge_of, make_item
+from tirkit.evaluation.metrics import Estimate, Item, Knowledge, estimate, groups_of, make_item
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import RolloutRequest
-from tirkit.types import Record, Task, ToolSchema, Trajectory
+from tirkit.types import Record, Task, Trajectory
 
 T = TypeVar("T")
 RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
@@ -85,34 +85,6 @@ def evaluate(
             _report(progress, tasks, items, len(rest), time.perf_counter() - started)
     ordered = tuple(items[task.id] for task in tasks)
     return EvaluationResult(arm=arm, stage=stage, seed=seed, items=ordered, seconds=time.perf_counter() - started)
-
-
-def evaluate_knowledge(
-    tools: Sequence[ToolSchema],
-    phase: str,
-    *,
-    document: Callable[[ToolSchema], str],
-    memorise: Callable[[Sequence[ToolSchema]], Sequence[str | None]],
-    recall: Callable[[Sequence[ToolSchema]], Sequence[str]],
-    seen: Collection[str] = (),
-    batch_size: int = 64,
-    progress: ProgressFn | None = None,
-) -> KnowledgeResult:
-    """How well the tools are remembered.
-
-    document: a tool's document, as `recall` ought to write it. memorise: the tool that the model names for each
-    document, None where it names none. recall: the document that the model writes for each tool's token.
-    """
-    known: list[Knowledge] = []
-    started = time.perf_counter()
-    for batch in _batches(tools, batch_size):
-        answers = zip(batch, memorise(batch), recall(batch), strict=True)
-        known += [knowledge_of(tool, document(tool), name, text, tool.name in seen) for tool, name, text in answers]
-        if progress is not None:
-            left = (time.perf_counter() - started) / len(known) * (len(tools) - len(known))
-            right, f1 = sum(tool.memorise for tool in known), sum(tool.recall_f1 for tool in known)
-            progress(len(known), len(tools), {"memorise": right / len(known), "recall F1": f1 / len(known)}, left)
-    return KnowledgeResult(phase=phase, tools=tuple(known))
 
 
 def _report(
