@@ -1,7 +1,4 @@
-"""Run by test_processes.py on one or two processes: trains a tiny model and saves its weights.
-
-python processes.py sft|rl FOLDER NUM_PROCESSES STEPS
-"""
+"""Used by test_processes.py, in its own process and by two that torchrun starts: python processes.py FOLDER 2."""
 
 import random
 import sys
@@ -86,12 +83,20 @@ def sft(model, folder, num_processes, steps):
     return train_sft(model, rows, settings, folder, pad_id=0).curve
 
 
+def run_all(folder, num_processes):
+    """Weights and log of each run; the last one goes on from a checkpoint in the middle of a window."""
+    results = {}
+    for name, train, steps in (("sft", sft, (3,)), ("rl", rl, (3,)), ("resumed", rl, (1, 3))):
+        for num_steps in steps:
+            model = make_model()
+            log = train(model, folder / name, num_processes, num_steps)
+        results[name] = {"weights": model.state_dict(), "log": list(log)}
+    return results
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    what, folder, num_processes, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    model = make_model()
-    log = (sft if what == "sft" else rl)(model, folder, num_processes, steps)
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        torch.save({"weights": model.state_dict(), "log": list(log)}, folder / "result.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    results = run_all(Path(sys.argv[1]), int(sys.argv[2]))
+    if torch.distributed.get_rank() == 0:
+        torch.save(results, Path(sys.argv[1]) / "results.pt")
+    torch.distributed.destroy_process_group()

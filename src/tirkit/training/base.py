@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -67,6 +67,7 @@ class StepTrainer(Trainer):
         shared_prefix: bool = False,
     ):
         super().__init__(model=model, args=args, train_dataset=dataset, callbacks=[clock, *callbacks])  # type: ignore
+        self.policy = model  # what `self.model` is, but never None
         self.optimizer_name: OptimizerName = optimizer_name
         self.clock = clock
         self.shared_prefix = shared_prefix
@@ -78,9 +79,9 @@ class StepTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
         self.resumed_from = resume_from_checkpoint or ""
-        with scoring(self.model, self.shared_prefix):  # type: ignore[arg-type]
+        with scoring(self.policy, self.shared_prefix):
             result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
-        self.model.eval()  # type: ignore[union-attr]
+        self.policy.eval()
         return result
 
     def get_train_dataloader(self) -> DataLoader:
@@ -91,8 +92,12 @@ class StepTrainer(Trainer):
         """The optimiser asked for, at the arguments' learning rate and weight decay."""
         if self.optimizer is None:
             lr, decay = self.args.learning_rate, self.args.weight_decay
-            self.optimizer = make_optimizer(model or self.model, self.optimizer_name, lr, decay)  # type: ignore
+            self.optimizer = make_optimizer(model or self.policy, self.optimizer_name, lr, decay)
         return self.optimizer
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        return cast(Tensor, self.accelerator.reduce(values, "sum"))
 
     def metrics(self) -> dict[str, float]:
         """Numbers gathered since the last log line, over all processes; called on every process."""

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -51,7 +51,8 @@ class Clock(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start, from where the checkpoint stopped."""
-        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        states = cast(dict[str, Any], state.stateful_callbacks)
+        saved = states.setdefault(type(self).__name__, self.state())["attributes"]
         self._before, self.num_tokens = saved["seconds"], saved["num_tokens"]
         self.resume()
 

@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,7 @@ def _forward(self: PreTrainedModel, *args: Any, scored: ScoredBatch | None = Non
         logits_RLV = type(self).forward(self, **inputs).logits
         return token_stats(nn.Identity(), logits_RLV.flatten(0, 1)[scored.source_N], scored.target_N, **kwargs)
     hidden_RLD = self.base_model(**inputs).last_hidden_state
-    head = self.get_output_embeddings()
+    head = cast(nn.Module, self.get_output_embeddings())
     return token_stats(head, hidden_RLD.flatten(0, 1)[scored.source_N], scored.target_N, **kwargs)
 
 
@@ -215,7 +215,7 @@ def scoring(model: nn.Module, shared_prefix: bool = False) -> Iterator[None]:
     puts in the attention that prefix batches need. Both are taken out again at the end.
     """
     inner = base_of(model)
-    attention = inner.config._attn_implementation
+    attention = inner.config._attn_implementation or "sdpa"
     if shared_prefix:
         inner.set_attn_implementation(ATTENTION)
     inner.forward = types.MethodType(_forward, inner)  # type: ignore[method-assign]

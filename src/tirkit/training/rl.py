@@ -1,10 +1,11 @@
 """Group relative policy optimisation on `transformers.Trainer`.
 
-One optimiser step: a window of tasks → a group of rollouts each → rewards → advantages within each group → micro-batches
-of whole groups, forward with their prompt computed once → clipped policy loss. `per_device_train_batch_size` counts
-tasks of a micro-batch, so a step has that * `gradient_accumulation_steps` * processes groups. Each window is used for
-`iterations` steps. Window w and every rollout seed follow from the seed and w alone; a checkpoint holds the window in
-use; so a resumed run goes on as if it had not stopped, and rollouts do not depend on the number of processes.
+One optimiser step: a window of tasks → a group of rollouts each → rewards → advantages within each group →
+micro-batches of whole groups, forward with their prompt computed once → clipped policy loss.
+`per_device_train_batch_size` counts tasks of a micro-batch, so a step has that * `gradient_accumulation_steps` *
+processes groups. Each window is used for `iterations` steps. Window w and every rollout seed follow from the seed and w
+alone; a checkpoint holds the window in use; so a resumed run goes on as if it had not stopped, and rollouts do not
+depend on the number of processes.
 
 Collectives besides DDP's own: one per window (the number of trained tokens), one per log line.
 """
@@ -49,10 +50,10 @@ class RLSettings:
     """How a policy is improved; what concerns the optimisation as such is in `TrainingArguments`.
 
     `std`: divide advantages by the group's standard deviation (GRPO as published; without it easy, low-variance groups
-    are not blown up). `mean`: what the loss is a mean over: all trained tokens of the step, or trajectories, each by its
-    own mean. `entropy_coef`: bonus on the mean entropy, by the same weights. `temperature`: the one the rollouts sample
-    with. `shared_prefix`: compute a group's prompt once, where the model allows. `num_processes`: how many the run was
-    planned for; started otherwise it refuses, since its batch would be another.
+    are not blown up). `mean`: what the loss is a mean over: all trained tokens of the step, or trajectories, each by
+    its own mean. `entropy_coef`: bonus on the mean entropy, by the same weights. `temperature`: the one the rollouts
+    sample with. `shared_prefix`: compute a group's prompt once, where the model allows. `num_processes`: how many the
+    run was planned for; started otherwise it refuses, since its batch would be another.
     """
 
     num_generations: int = 8
@@ -89,7 +90,8 @@ class _MicroBatch:
 
     def to(self, device: torch.device | str) -> "_MicroBatch":
         """The same on `device`."""
-        return _MicroBatch(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
+        return _MicroBatch(**moved)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class RLTrainer(StepTrainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[_Draw]], num_batches: int, device: torch.device
-    ) -> tuple[list[_MicroBatch], None]:
+    ) -> tuple[list[dict[str, _MicroBatch]], None]:
         """Micro-batches of one optimiser step: fresh ones, or again those of the window in use."""
         draws = [next(epoch_iterator) for _ in range(num_batches)]
         if self.state.global_step % self.settings.iterations == 0:
@@ -170,7 +172,7 @@ class RLTrainer(StepTrainer):
             with torch.serialization.safe_globals([_MicroBatch, ScoredBatch, Layout]):
                 saved = torch.load(self._window_file(self.resumed_from), weights_only=True)
             self._window = [batch.to(device) for batch in saved]
-        return self._window, None
+        return [{"batch": batch} for batch in self._window], None
 
     def _collect(self, micro: list[list[_Draw]], device: torch.device) -> list[_MicroBatch]:
         """Roll out the tasks of each micro-batch and make batches of what came back."""
@@ -181,7 +183,7 @@ class RLTrainer(StepTrainer):
             for draw in draws
             for copy in copies
         ]
-        self.model.eval()  # type: ignore[union-attr]
+        self.policy.eval()
         trajectories = self.rollout(requests)
         if len(trajectories) != len(requests):
             raise ValueError(f"rollout gave {len(trajectories)} trajectories for {len(requests)} requests")
@@ -214,8 +216,8 @@ class RLTrainer(StepTrainer):
         """Tensors, with the denominators of the whole step over all processes."""
         micro = [[[one for one in group if any(one.row.tool_mask)] for group in groups] for groups in micro]
         counts = [sum(one.row.tool_mask) for groups in micro for group in groups for one in group]
-        sums = self.accelerator.reduce(torch.tensor([sum(counts), len(counts)], device=device), "sum")
-        num_tokens, num_rows = sums.clamp(min=1).tolist()
+        sums = self.summed(torch.tensor([sum(counts), len(counts)], device=device))
+        num_tokens, num_rows = (max(1, count) for count in sums.tolist())
         by_token = self.settings.mean == "token"
         batches = []
         for groups in micro:
@@ -236,7 +238,7 @@ class RLTrainer(StepTrainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of one micro-batch, a part of the step's sum."""
-        batch: _MicroBatch = inputs
+        batch: _MicroBatch = inputs["batch"]
         s = self.settings
         logps_N, entropy_N = model(
             scored=batch.scored, temperature=s.temperature, entropy_gradient=s.entropy_coef != 0.0
@@ -296,7 +298,9 @@ class RLTrainer(StepTrainer):
         """Within a checkpoint also the window in use; it comes before the state file, which marks it complete."""
         super().save_model(output_dir, _internal_call)
         if _internal_call and output_dir and self._window and self.state.global_step % self.settings.iterations:
-            torch.save([batch.to("cpu") for batch in self._window], self._window_file(output_dir))
+            path = self._window_file(output_dir)
+            path.parent.mkdir(parents=True, exist_ok=True)  # the main process may not be there yet
+            torch.save([batch.to("cpu") for batch in self._window], path)
 
     def _window_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"window_{self.args.process_index}.pt"

@@ -223,7 +223,7 @@ class _SFTTrainer(StepTrainer):
 
     def metrics(self) -> dict[str, float]:
         """Mean loss by kind, and the speed."""
-        losses, rows = self.accelerator.reduce(self._sums, "sum").tolist()
+        losses, rows = self.summed(self._sums).tolist()
         self._sums.zero_()
         (tokens, seconds), self._last_log = self._last_log, (self.clock.num_tokens, self.clock.seconds)
         return {
@@ -244,7 +244,7 @@ class _Validation(TrainerCallback):
             self._run(state.global_step)
 
     def _run(self, step: int) -> None:
-        model = self.trainer.model
+        model = self.trainer.policy
         self.trainer.clock.pause()
         model.eval()
         with torch.no_grad():
