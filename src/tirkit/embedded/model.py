@@ -63,7 +63,8 @@ def tiny_config(vocab_size: int, eos_token_id: int | None = None, pad_token_id: 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen3ForCausalLM:
     """An untrained embedded model in float32."""
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(tiny_config(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id))
+    vocabulary = tokenizer.get_vocab()
+    return Qwen3ForCausalLM(tiny_config(len(tokenizer), vocabulary[TURN_END], vocabulary[PAD]))
 
 
 def load_base(folder: Path = BASE_MODEL) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:

@@ -5,6 +5,7 @@ so the base model learns it (without any tool); a pretrained model would bring i
 """
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -164,6 +165,9 @@ REMARKS: dict[Split, tuple[tuple[str, str], ...]] = {
 }
 
 
+Phrases = Mapping[Split, Sequence[str] | Sequence[tuple[str, str]]]
+
+
 @dataclass(frozen=True)
 class ParameterKind:
     """A parameter other than the subject: the keys a schema may use, its values, and how sentences mention one.
@@ -173,7 +177,7 @@ class ParameterKind:
 
     keys: tuple[str, ...]
     type: Literal["integer", "number", "boolean", "enum"]
-    phrases: dict[Split, tuple[str, ...] | tuple[tuple[str, str], ...]]
+    phrases: Phrases
     range: tuple[int, int] = (1, 99)
     options: tuple[str, ...] = ()
     clock: bool = False
@@ -203,7 +207,7 @@ class ParameterKind:
 
 def _kind(keys: str, values: tuple[int, int] | str, train: str, validation: str, test: str) -> ParameterKind:
     """`values`: the range of an integer, "hour", "number", or the options of an enum."""
-    phrases = {"train": tuple(train.split(" | ")), "validation": (validation,), "test": (test,)}
+    phrases: Phrases = {"train": tuple(train.split(" | ")), "validation": (validation,), "test": (test,)}
     names = tuple(keys.split())
     if values == "hour":
         return ParameterKind(names, "integer", phrases, range=(0, 23), clock=True)
@@ -215,7 +219,7 @@ def _kind(keys: str, values: tuple[int, int] | str, train: str, validation: str,
 
 
 def _flag(keys: str, thing: str) -> ParameterKind:
-    pairs = {
+    pairs: Phrases = {
         "train": ((f"with {thing}", f"without {thing}"), (f"including {thing}", f"excluding {thing}")),
         "validation": ((f"{thing} included", f"{thing} excluded"),),
         "test": ((f"with the {thing}", f"without any {thing}"),),

@@ -67,9 +67,7 @@ def paraphrase(rng: random.Random, split: Split) -> Trajectory:
 
 def repeat(rng: random.Random, split: Split) -> Trajectory:
     """Repeats made-up words and numbers; dense practice in copying."""
-    words = [
-        str(rng.randint(0, 2999)) if rng.random() < 0.2 else values.draw_name(rng, split) for _ in range(rng.randint(1, 5))
-    ]
+    words = [draw_result(rng, split) for _ in range(rng.randint(1, 5))]
     return conversation("repeat", f"Repeat: {' '.join(words)}", ((), DIALECT.print_answer(" ".join(words))))
 
 
@@ -113,7 +111,7 @@ def made_up_kind(rng: random.Random) -> ParameterKind:
     """A parameter whose key is a made-up word that the sentence says too."""
     key = values.draw_word(rng, rng.choice((1, 2)))
     sentences = (f"with {key} {{v}}", f"at {key} {{v}}", f"for {{v}} {key}")
-    splits: dict[Split, tuple[str, ...]] = dict.fromkeys(values.SPLITS, sentences)  # the key is new each time
+    splits = dict.fromkeys(values.SPLITS, sentences)  # the key is new each time
     if rng.random() < 0.6:
         return ParameterKind((key,), "integer", splits, range=rng.choice(((1, 99), (100, 2999))))
     return ParameterKind((key,), "enum", splits, options=tuple(values.draw_word(rng, 2) for _ in range(3)))
