@@ -253,7 +253,8 @@ class _Validation(TrainerCallback):
         if self.trainer.settings.keep_best:
             if "score" not in metrics:
                 raise ValueError(f"keep_best needs validate to return 'score', it returned {sorted(metrics)}")
-            if not self.best_file.exists() or metrics["score"] > torch.load(self.best_file)["score"]:
+            main, first = self.trainer.is_world_process_zero(), not self.best_file.exists()
+            if main and (first or metrics["score"] > torch.load(self.best_file)["score"]):
                 torch.save({"score": metrics["score"], "step": step, "weights": model.state_dict()}, self.best_file)
         self.trainer.clock.resume()
         self.trainer.log({f"validate_{name}": value for name, value in metrics.items()})
@@ -292,6 +293,7 @@ def train_sft(
         trainer.add_callback(_Validation(trainer, validate, folder))
     trainer.train(resume_from_checkpoint=True)
     if settings.keep_best:
+        trainer.accelerator.wait_for_everyone()
         model.load_state_dict(torch.load(folder / "best.pt")["weights"])
     return SFTReport(trainer.state.global_step, clock.seconds, clock.num_tokens, tuple(trainer.state.log_history))
 
