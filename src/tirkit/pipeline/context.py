@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
+from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
 from tirkit.pipeline.sources import Sources, load_folder, load_sources
 from tirkit.rollout.allow import SelectionAutomaton
@@ -21,6 +22,7 @@ from tirkit.text.dialects import Dialect
 from tirkit.text.index import ToolIndex, build_index
 from tirkit.text.masks import TokenRow, token_row
 from tirkit.text.render import Renderer, encode
+from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Task, ToolSchema, Trajectory
 
@@ -85,6 +87,19 @@ class Context:
         """Limits of an attempt and what stands in its prompt."""
         r = self.config.rollout
         return RolloutSettings(r.max_turns, r.max_calls, r.max_new_tokens, r.max_tokens, r.prompt, r.retrieve_k)
+
+    @cached_property
+    def train_tasks(self) -> tuple[Task, ...]:
+        """Training questions; where all documents stand in the prompt, training sees those of some candidates only.
+
+        A whole catalogue in every training prompt would leave that baseline too few examples for its training time.
+        """
+        tasks, tools = self.sources.tasks["train"], self.tools
+        if self.config.rollout.prompt != "documents":
+            return tasks
+        retriever, size = ToolRetriever(self.sources.tools), self.config.synthesise.num_candidates
+        chosen = [task.tools or candidates(task, retriever, tools, size, self.config.seed) for task in tasks]
+        return tuple(task.model_copy(update={"tools": names}) for task, names in zip(tasks, chosen, strict=True))
 
     @cached_property
     def prompts(self) -> Prompts:

@@ -41,7 +41,7 @@ def warmup(ctx: Context) -> Facts:
     """TInR-U phase 2: the teacher's kept trajectories, with some of phase 1 replayed among them."""
     config = ctx.config.warmup
     loaded = ctx.load(ctx.stage_before("warmup"))
-    tasks = {task.id: task for task in ctx.sources.tasks["train"]}
+    tasks = {task.id: task for task in ctx.train_tasks}
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
     rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
     if not ctx.enabled("synthesise"):
@@ -80,7 +80,7 @@ def reinforce(ctx: Context) -> Facts:
         model,
         args,
         _rl_settings(ctx),
-        ctx.sources.tasks["train"],
+        ctx.train_tasks,
         ctx.rollout(loaded, policy),
         TinrReward(ctx.dialect),
         pad_id=loaded.pad_id,
@@ -123,7 +123,7 @@ def _keep_groups(ctx: Context):
 
 def sampled_success(ctx: Context, loaded: Loaded) -> float:
     """Share of right attempts at 64 training tasks, 4 samples each: what RL would have to learn from."""
-    requests = group_requests(ctx.sources.tasks["train"][:64], 4, ctx.config.seed)
+    requests = group_requests(ctx.train_tasks[:64], 4, ctx.config.seed)
     attempts = ctx.rollout(loaded, ctx.policy(loaded, ctx.config.rl.temperature))(requests)
     right = [verdict(t, request.task) is Verdict.RIGHT for t, request in zip(attempts, requests, strict=True)]
     return sum(right) / len(right)
@@ -142,8 +142,7 @@ def use_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
     beta = ctx.config.internalise.beta
     if not beta:
         return []
-    tasks = ctx.sources.tasks["train"]
-    examples = use(tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    examples = use(ctx.train_tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
     return _weighted(ctx, loaded, examples, {"use": beta})
 
 
