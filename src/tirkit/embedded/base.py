@@ -48,7 +48,7 @@ def make_tokenizer(samples: int = 6000, seed: int = 0) -> PreTrainedTokenizerFas
     rng = random.Random(seed)
     texts = [text for _ in range(samples) for text in texts_of(draw_sample(rng, "train"))]
     texts += [print_document(tool) for tool in World(num_tools=1000, seed=10**6).catalogue]
-    texts += [f"the {word}" for word in WORDS] * 30  # common words are whole tokens to any real model
+    texts += [f"the {word}" for word in WORDS] * 200  # common words are whole tokens to any real model
     return build_tokenizer(texts)
 
 

@@ -16,7 +16,7 @@ MAX_POSITIONS = 16384  # rotary positions cost nothing; long enough for hundreds
 BASE_MODEL = Path(str(files("tirkit"))) / "data" / "base_model"
 
 
-def build_tokenizer(texts: Iterable[str], size: int = 1200) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], size: int = 1300) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most `size` entries plus control strings, trained on `texts`.
 
     Digits stay apart, so that numbers are copied and added digit by digit. Only the turn marks and padding are special
@@ -43,7 +43,7 @@ def build_tokenizer(texts: Iterable[str], size: int = 1200) -> PreTrainedTokeniz
 
 
 def tiny_config(vocab_size: int, eos_token_id: int | None = None, pad_token_id: int | None = None) -> Qwen3Config:
-    """The embedded model's shape: 4 layers of width 128, tied embeddings, 0.8M parameters at a vocabulary of 1200."""
+    """The embedded model's shape: 4 layers of width 128, tied embeddings, 0.8M parameters at a vocabulary of 1300."""
     return Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=128,

@@ -1,11 +1,11 @@
-"""Words and sentences of the embedded world: synonym groups, parameter kinds, templates apart by split.
+"""Words of the embedded world: synonym groups, and kinds of parameters with the phrases that mention them.
 
 Documents use the first word of a synonym group, questions the others. Which words mean the same is general knowledge,
 so the base model learns it (without any tool); a pretrained model would bring it along.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,61 +118,14 @@ DESCRIPTIONS = (
 )
 SUBJECT_KEYS = ("name", "id", "label", "item", "ref", "title", "subject", "target")
 
-# {aspect} and {thing} are synonyms, {name} is the subject, {rest} the phrases of the other parameters.
-SINGLE: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "What is the {aspect} of the {thing} {name}{rest}?",
-        "Tell me the {aspect} of the {thing} {name}{rest}.",
-        "I need the {aspect} for {thing} {name}{rest}.",
-        "{name} is a {thing}. Its {aspect}{rest}?",
-        "Give me the {thing} {aspect} of {name}{rest}.",
-        "For the {thing} {name}, which {aspect}{rest}?",
-    ),
-    "validation": (
-        "Can you check the {aspect} of the {thing} called {name}{rest}?",
-        "I have a {thing}, {name}. Find its {aspect}{rest}.",
-    ),
-    "test": (
-        "Please find the {aspect} for the {thing} named {name}{rest}.",
-        "There is a {thing}, {name}; what {aspect} has it{rest}?",
-        "I wonder about the {aspect} of {thing} {name}{rest}.",
-    ),
-}
-TWO_STEP: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Find the {aspect} of the {thing} {name}{rest}, then the {aspect2} of that {thing2}{rest2}.",
-        "Take the {aspect} of the {thing} {name}{rest}. As a {thing2}, what is its {aspect2}{rest2}?",
-    ),
-    "validation": ("Get the {aspect} of {thing} {name}{rest}; for this {thing2}, find the {aspect2}{rest2}.",),
-    "test": ("Look for the {aspect} of the {thing} {name}{rest}. Then tell the {aspect2} of this {thing2}{rest2}.",),
-}
-ADD: dict[Split, tuple[str, ...]] = {
-    "train": ("What is {a} + {b}?", "Add {a} and {b}.", "Compute {a} + {b}."),
-    "validation": ("Can you add {a} to {b}?",),
-    "test": ("Please sum {a} and {b}.", "How much is {a} + {b}?"),
-}
-# A remark and its plain reply.
-REMARKS: dict[Split, tuple[tuple[str, str], ...]] = {
-    "train": (
-        ("Hello, I am {name}.", "Hello {name}!"),
-        ("Thank you, says {name}.", "You are welcome, {name}!"),
-        ("Goodbye from {name}.", "Goodbye {name}!"),
-        ("Hello there! {name} here.", "Hello {name}!"),
-        ("Many thanks! {name}.", "You are welcome, {name}!"),
-    ),
-    "validation": (("Hello! My name is {name}.", "Hello {name}!"), ("Goodbye now, {name}.", "Goodbye {name}!")),
-    "test": (("Hello from {name}.", "Hello {name}!"), ("{name} says thank you.", "You are welcome, {name}!")),
-}
-
-
-Phrases = Mapping[Split, Sequence[str] | Sequence[tuple[str, str]]]
+Phrases = Sequence[str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class ParameterKind:
     """A parameter other than the subject: the keys a schema may use, its values, and how sentences mention one.
 
-    `phrases` maps a split to templates with {v}; a boolean has pairs (true, false) of whole phrases.
+    `phrases` are templates with {v}; a boolean has pairs (true, false) of whole phrases.
     """
 
     keys: tuple[str, ...]
@@ -194,9 +147,9 @@ class ParameterKind:
             return draw_number(rng, split)
         return rng.choice(self.options) if self.type == "enum" else rng.random() < 0.5
 
-    def say(self, rng: random.Random, value: JsonValue, split: Split) -> str:
+    def say(self, rng: random.Random, value: JsonValue) -> str:
         """A phrase that mentions the value: an integer in digits or in words, an hour by the twelve-hour clock."""
-        phrase = rng.choice(self.phrases[split])
+        phrase = rng.choice(self.phrases)
         if not isinstance(phrase, str):
             return phrase[0 if value else 1]
         if isinstance(value, int) and self.clock:
@@ -205,9 +158,9 @@ class ParameterKind:
         return phrase.format(v=spell_integer(value) if in_words and isinstance(value, int) else value)
 
 
-def _kind(keys: str, values: tuple[int, int] | str, train: str, validation: str, test: str) -> ParameterKind:
-    """`values`: the range of an integer, "hour", "number", or the options of an enum."""
-    phrases: Phrases = {"train": tuple(train.split(" | ")), "validation": (validation,), "test": (test,)}
+def _kind(keys: str, values: tuple[int, int] | str, said: str) -> ParameterKind:
+    """`values`: the range of an integer, "hour", "number", or the options of an enum; `said`: phrases, cut at |."""
+    phrases = tuple(said.split(" | "))
     names = tuple(keys.split())
     if values == "hour":
         return ParameterKind(names, "integer", phrases, range=(0, 23), clock=True)
@@ -219,28 +172,24 @@ def _kind(keys: str, values: tuple[int, int] | str, train: str, validation: str,
 
 
 def _flag(keys: str, thing: str) -> ParameterKind:
-    pairs: Phrases = {
-        "train": ((f"with {thing}", f"without {thing}"), (f"including {thing}", f"excluding {thing}")),
-        "validation": ((f"{thing} included", f"{thing} excluded"),),
-        "test": ((f"with the {thing}", f"without any {thing}"),),
-    }
+    pairs = ((f"with {thing}", f"without {thing}"), (f"including {thing}", f"excluding {thing}"))
     return ParameterKind(tuple(keys.split()), "boolean", pairs)
 
 
 KINDS = (
-    _kind("days num_days", (1, 99), "over {v} days | for {v} days", "across {v} days", "during {v} days"),
-    _kind("floor floor_no", (1, 60), "on floor {v} | for floor {v}", "at floor {v}", "seen from floor {v}"),
-    _kind("year in_year", (1900, 2099), "in the year {v} | for the year {v}", "during year {v}", "in year {v}"),
-    _kind("people party", (1, 99), "for {v} people | with {v} people", "given {v} people", "shared by {v} people"),
-    _kind("hour at_hour", "hour", "at {v} | from {v}", "around {v}", "by {v}"),
-    _kind("km radius_km", "number", "within {v} km | up to {v} km", "inside {v} km", "in a range of {v} km"),
-    _kind("kg load_kg", "number", "with {v} kg | at {v} kg", "for {v} kg", "loaded with {v} kg"),
-    _kind("rate percent", "number", "at {v} percent | with {v} percent", "for {v} percent", "given {v} percent"),
-    _kind("budget max_euro", "number", "for {v} euro | under {v} euro", "within {v} euro", "at most {v} euro"),
-    _kind("season", "spring summer autumn winter", "in {v} | for {v}", "during {v}", "when it is {v}"),
-    _kind("colour tint", "red green blue white", "in {v} | painted {v}", "coloured {v}", "made in {v}"),
-    _kind("grade", "gold silver bronze", "at {v} grade | of {v} grade", "in {v} grade", "for {v} grade"),
-    _kind("weekday day", "monday friday sunday", "on {v} | for {v}", "next {v}", "this {v}"),
+    _kind("days num_days", (1, 99), "over {v} days | for {v} days | across {v} days | during {v} days"),
+    _kind("floor floor_no", (1, 60), "on floor {v} | for floor {v} | at floor {v} | seen from floor {v}"),
+    _kind("year in_year", (1900, 2099), "in the year {v} | for the year {v} | during year {v} | in year {v}"),
+    _kind("people party", (1, 99), "for {v} people | with {v} people | given {v} people | shared by {v} people"),
+    _kind("hour at_hour", "hour", "at {v} | from {v} | around {v} | by {v}"),
+    _kind("km radius_km", "number", "within {v} km | up to {v} km | inside {v} km | in a range of {v} km"),
+    _kind("kg load_kg", "number", "with {v} kg | at {v} kg | for {v} kg | loaded with {v} kg"),
+    _kind("rate percent", "number", "at {v} percent | with {v} percent | for {v} percent | given {v} percent"),
+    _kind("budget max_euro", "number", "for {v} euro | under {v} euro | within {v} euro | at most {v} euro"),
+    _kind("season", "spring summer autumn winter", "in {v} | for {v} | during {v} | when it is {v}"),
+    _kind("colour tint", "red green blue white", "in {v} | painted {v} | coloured {v} | made in {v}"),
+    _kind("grade", "gold silver bronze", "at {v} grade | of {v} grade | in {v} grade | for {v} grade"),
+    _kind("weekday day", "monday friday sunday", "on {v} | for {v} | next {v} | this {v}"),
     _flag("tax with_tax", "tax"),
     _flag("insured cover", "cover"),
     _flag("tips add_tips", "tips"),

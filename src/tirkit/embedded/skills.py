@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from tirkit.embedded import phrases, values
+from tirkit.embedded import phrases, templates, values
 from tirkit.embedded.phrases import ParameterKind
 from tirkit.embedded.values import Split
 from tirkit.embedded.world import draw_addition, draw_parameters, draw_tool_name
@@ -59,7 +59,7 @@ def paraphrase(rng: random.Random, split: Split) -> Trajectory:
     else:
         _, rest = draw_rest(rng, draw_form(rng).extras, split)
         fields = {"aspect": said_aspect, "thing": said_thing, "name": values.draw_name(rng, split), "rest": rest}
-        text = rng.choice(phrases.SINGLE[split]).format(**fields)
+        text = rng.choice(templates.SINGLE[split]).format(**fields)
     think = f"{said_aspect} of {said_thing} means {plain}" if rng.random() < 0.5 else ""
     question = rng.choice(PLAIN_WORDS).format(text=text) + (" Think first." if think else "")
     return conversation("paraphrase", question, ((), DIALECT.print_answer(plain, think)))
@@ -92,7 +92,7 @@ def addition(rng: random.Random, split: Split) -> Trajectory:
 
 def remark(rng: random.Random, split: Split) -> Trajectory:
     """Replies to a remark."""
-    text, reply = rng.choice(phrases.REMARKS[split])
+    text, reply = rng.choice(templates.REMARKS[split])
     name = values.draw_name(rng, split)
     return conversation("remark", text.format(name=name), ((), DIALECT.print_answer(reply.format(name=name))))
 
@@ -111,16 +111,15 @@ def made_up_kind(rng: random.Random) -> ParameterKind:
     """A parameter whose key is a made-up word that the sentence says too."""
     key = values.draw_word(rng, rng.choice((1, 2)))
     sentences = (f"with {key} {{v}}", f"at {key} {{v}}", f"for {{v}} {key}")
-    splits = dict.fromkeys(values.SPLITS, sentences)  # the key is new each time
     if rng.random() < 0.6:
-        return ParameterKind((key,), "integer", splits, range=rng.choice(((1, 99), (100, 2999))))
-    return ParameterKind((key,), "enum", splits, options=tuple(values.draw_word(rng, 2) for _ in range(3)))
+        return ParameterKind((key,), "integer", sentences, range=rng.choice(((1, 99), (100, 2999))))
+    return ParameterKind((key,), "enum", sentences, options=tuple(values.draw_word(rng, 2) for _ in range(3)))
 
 
 def draw_rest(rng: random.Random, extras: dict[str, ParameterKind], split: Split) -> tuple[dict[str, JsonValue], str]:
     """Values of parameters, and the end of a sentence that mentions them."""
     drawn = {key: kind.draw(rng, split) for key, kind in extras.items()}
-    said = " and ".join(kind.say(rng, drawn[key], split) for key, kind in extras.items())
+    said = " and ".join(kind.say(rng, drawn[key]) for key, kind in extras.items())
     return drawn, said and f" {said}"
 
 
@@ -137,7 +136,7 @@ def fill(rng: random.Random, split: Split) -> Trajectory:
     """Fills one form, handed over after the question, with the question's values; then repeats the result."""
     form, name = draw_form(rng), values.draw_name(rng, split)
     words, call = fill_form(rng, split, form, name)
-    question = rng.choice(phrases.SINGLE[split]).format(name=name, **words)
+    question = rng.choice(templates.SINGLE[split]).format(name=name, **words)
     result = draw_result(rng, split)
     answer = DIALECT.print_answer(result)
     return conversation("fill", question, ((print_document(form.schema),), call), ((result,), answer))
@@ -150,7 +149,7 @@ def fill_two(rng: random.Random, split: Split) -> Trajectory:
     words, call = fill_form(rng, split, first, name)
     words2, call2 = fill_form(rng, split, second, found)
     words |= {f"{key}2": word for key, word in words2.items()}
-    question = rng.choice(phrases.TWO_STEP[split]).format(name=name, **words)
+    question = rng.choice(templates.TWO_STEP[split]).format(name=name, **words)
     return conversation(
         "fill_two",
         question,

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from pydantic import JsonValue
 
-from tirkit.embedded import phrases, values
+from tirkit.embedded import phrases, templates, values
 from tirkit.embedded.phrases import ParameterKind
 from tirkit.embedded.values import Split, stable_hash
 from tirkit.types import Message, Task, ToolCall, ToolSchema
@@ -134,9 +134,7 @@ class World:
             kind = kinds[len(tasks) % len(kinds)]
             task = self._draw_task(rng, kind, split, chosen)
             tasks.setdefault(task.prompt[0].content, task)
-        return [
-            task.model_copy(update={"id": f"{split}-{tools}-{seed}-{i}"}) for i, task in enumerate(tasks.values())
-        ]
+        return [task.model_copy(update={"id": f"{split}-{tools}-{seed}-{i}"}) for i, task in enumerate(tasks.values())]
 
     def _draw_task(self, rng: random.Random, kind: TaskKind, split: Split, tools: list[WorldTool]) -> Task:
         if kind == "single":
@@ -147,7 +145,7 @@ class World:
 
     def _request(self, rng: random.Random, split: Split, tool: WorldTool, name: str) -> Request:
         drawn = {key: kind.draw(rng, split) for key, kind in tool.extras.items()}
-        rest = " and ".join(kind.say(rng, drawn[key], split) for key, kind in tool.extras.items())
+        rest = " and ".join(kind.say(rng, drawn[key]) for key, kind in tool.extras.items())
         words = {
             "aspect": rng.choice(phrases.ASPECTS[tool.aspect]),
             "thing": rng.choice(phrases.THINGS[tool.thing]),
@@ -162,7 +160,7 @@ class World:
             raise ValueError(f"this world of {len(self.tools)} tools has none to ask about here; make num_tools larger")
         name = values.draw_name(rng, split)
         request = self._request(rng, split, rng.choice(tools), name)
-        text = rng.choice(phrases.SINGLE[split]).format(name=name, **request.words)
+        text = rng.choice(templates.SINGLE[split]).format(name=name, **request.words)
         return make_task(text, "single", split, request.result, [request], f"the result is {request.result}")
 
     def _two_step(self, rng: random.Random, split: Split, tools: list[WorldTool]) -> Task:
@@ -172,7 +170,7 @@ class World:
         name = values.draw_name(rng, split)
         first = self._request(rng, split, rng.choice(givers), name)
         second = self._request(rng, split, rng.choice(tools), first.result)
-        text = rng.choice(phrases.TWO_STEP[split]).format(
+        text = rng.choice(templates.TWO_STEP[split]).format(
             name=name, **first.words, **{f"{key}2": value for key, value in second.words.items()}
         )
         return make_task(text, "two_step", split, second.result, [first, second], f"the result is {second.result}")
@@ -213,13 +211,13 @@ def draw_addition(rng: random.Random, kind: TaskKind, split: Split) -> Task:
         return a, rng.randint(0, 9 - a % 10)
 
     a, b = values.draw_in_split(draw, split)
-    text = rng.choice(phrases.ADD[split]).format(a=a, b=b)
+    text = rng.choice(templates.ADD[split]).format(a=a, b=b)
     return make_task(text, kind, split, str(a + b), [], values.add_by_columns(a, b))
 
 
 def draw_no_tool(rng: random.Random, split: Split) -> Task:
     """A remark that wants a plain reply."""
-    remark, reply = rng.choice(phrases.REMARKS[split])
+    remark, reply = rng.choice(templates.REMARKS[split])
     name = values.draw_name(rng, split)
     return make_task(remark.format(name=name), "no_tool", split, reply.format(name=name), [], "no tool is needed")
 
