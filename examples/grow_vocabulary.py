@@ -2,8 +2,8 @@
 
     python examples/grow_vocabulary.py
 
-Needs no download and no GPU, about 10 GB of memory and under a minute. You should see the rows go from 151,936 to 155,776, one training
-step, `saved and loaded: rows bit-equal`, and a peak under 12 GB.
+Needs no download and no GPU, about 10 GB of memory and a minute or two. You should see the rows go from 151,936 to
+155,776, one training step, `saved and loaded: rows bit-equal`, and a peak under 12 GB.
 """
 
 import resource

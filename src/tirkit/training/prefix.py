@@ -9,8 +9,6 @@ costs P instead of G * P. Padding stands right of what it pads, where causal att
 padding mask. Only positions that predict a scored token go through the head.
 """
 
-# ruff: noqa: N815  (shape suffixes of fields)
-
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -10,8 +10,6 @@ depend on the number of processes.
 Collectives besides DDP's own: one per window (the number of trained tokens), one per log line.
 """
 
-# ruff: noqa: N815  (shape suffixes of fields)
-
 import logging
 import time
 from collections import defaultdict

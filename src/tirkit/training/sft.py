@@ -10,8 +10,6 @@ trains on is a function of (seed, s) alone, so a run goes on exactly where its l
 processes.
 """
 
-# ruff: noqa: N815  (shape suffixes of fields)
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
