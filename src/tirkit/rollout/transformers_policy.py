@@ -142,8 +142,8 @@ class _Batch:
     """
 
     cache: DynamicCache
-    mask_BP: Tensor  # noqa: N815  shape suffix
-    lengths_B: Tensor  # noqa: N815
+    mask_BP: Tensor
+    lengths_B: Tensor
     rows: list[int]
 
     def forward(self, model: PreTrainedModel, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""A whole run, small: every stage leaves what it promises, and a killed run ends as if nothing had happened."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tirkit.config import ConfigError, RunConfig, parse_config
+from tirkit.evaluation.run import EvaluationResult
+from tirkit.pipeline.run import STAGES, inspect_run, run_stages
+from tirkit.store import RunFolder, StoreError
+from tirkit.types import Trajectory
+
+TINY = """
+name = "tiny"
+[catalogue]
+num_tools = 8
+[tasks]
+num_train = 24
+num_validation = 6
+num_test = 9
+[internalise]
+steps = 6
+batch_size = 8
+save_every = 2
+[warmup]
+steps = 4
+batch_size = 8
+save_every = 2
+[rl]
+steps = 3
+batch_size = 2
+micro_batch = 2
+num_generations = 2
+min_success = 0
+save_every = 1
+[rollout]
+max_new_tokens = 12
+[evaluate]
+knowledge_items = 2
+"""
+
+
+def command(config: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "tirkit", "run", str(config), "--out", str(out)]
+
+
+def finish(config: Path, out: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(config, out), capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def outcome(root: Path) -> dict[str, object]:
+    """Everything a run ends with, times left out."""
+    folder = RunFolder.read(root)
+    weights = {
+        stage: hashlib.sha256((folder.model(stage) / "model.safetensors").read_bytes()).hexdigest()
+        for stage in ("prepare", "internalise", "warmup", "rl")
+    }
+    items = [
+        (result.stage, item.task_id, item.stop, {k: v for k, v in item.metrics.items() if k != "seconds"})
+        for result in folder.read_records("test_results", EvaluationResult)
+        for item in result.items
+    ]
+    kept = [trajectory.task_id for trajectory in folder.read_records("synthesis", Trajectory)]
+    return {"weights": weights, "items": items, "kept": kept, "rl": folder.records("rl").read_text().count("\n")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny config and a run of it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = folder / "tiny.toml"
+    config.write_text(TINY)
+    finish(config, folder / "run")
+    return config, folder / "run"
+
+
+def test_every_stage_is_complete_and_leaves_its_artefacts(whole: tuple[Path, Path]) -> None:
+    folder = RunFolder.read(whole[1])
+    marks = {stage: folder.mark(stage) for stage in STAGES}
+    assert all(marks.values())
+    assert marks["prepare"].facts["tools"] == 8
+    assert marks["synthesise"].facts["kept"] == 24
+    for stage in ("internalise", "warmup", "rl"):
+        assert {"memorise", "recall", "validation_success_all"} <= marks[stage].facts.keys()
+    assert len(marks["rl"].facts["curve"]) >= 3
+    assert len(outcome(whole[1])["items"]) == 2 * 9
+    page = (whole[1] / "report" / "index.html").read_text()
+    assert "tiny" in page
+    assert not any((whole[1] / "work").glob("*"))
+
+
+def test_a_complete_run_is_not_done_again(whole: tuple[Path, Path]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole[1].rglob("*") if p.is_file() and p.name != ".lock"}
+    said = finish(*whole)
+    assert said.count("done before") == len(STAGES)
+    assert before == {p: p.stat().st_mtime_ns for p in whole[1].rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_a_run_killed_again_and_again_ends_like_the_whole_one(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    config, reference = whole
+    moments, kills = random.Random(0), 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(config, tmp_path / "run"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        # Wait until it is at work, so that the kill falls into a stage and not into the imports.
+        before = progress_of(tmp_path / "run")
+        deadline = time.monotonic() + 60
+        while progress_of(tmp_path / "run") == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 1.5))
+        if process.poll() is None:
+            kills += 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 2
+    finish(config, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(reference)
+
+
+def progress_of(root: Path) -> int:
+    return sum(1 for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def test_other_settings_need_another_folder(whole: tuple[Path, Path]) -> None:
+    config = RunFolder.read(whole[1]).manifest.config
+    with pytest.raises(StoreError, match="seed: 0 → 1"):
+        run_stages(config.model_copy(update={"seed": 1}), whole[1])
+
+
+def test_stages_that_cannot_run_say_why(tmp_path: Path) -> None:
+    config = parse_config({}, "test")
+    with pytest.raises(ConfigError, match="no stage 'train'; the stages are prepare"):
+        run_stages(config, tmp_path / "a", ["train"])
+    with pytest.raises(ConfigError, match="stage warmup needs prepare"):
+        run_stages(config, tmp_path / "b", ["warmup"])
+
+
+def test_inspect_shows_trajectories_and_names_what_is_missing(whole: tuple[Path, Path]) -> None:
+    assert len(inspect_run(whole[1], "test", 3, "")) == 3
+    assert len(inspect_run(whole[1], "rl", 2, "")) == 2
+    with pytest.raises(ConfigError, match="no such trajectories"):
+        inspect_run(whole[1], "test", 3, "no-such-task")
+
+
+def test_the_manifest_holds_the_resolved_config(whole: tuple[Path, Path]) -> None:
+    manifest = json.loads((whole[1] / "manifest.json").read_text())
+    assert RunConfig.model_validate_json(json.dumps(manifest["config"])).catalogue.num_tools == 8
+    assert {"torch", "transformers", "tirkit"} <= manifest["versions"].keys()
