@@ -18,8 +18,6 @@ from tirkit.text.dialects import Dialect, print_document
 from tirkit.types import Message, StopReason, ToolCall, ToolSchema, Trajectory, Turn
 
 DIALECT = Dialect(index=None)
-PLAIN_WORDS = ("In plain words: {text}", "Reword: {text}", "Say plainly: {text}")
-
 
 @dataclass(frozen=True)
 class Form:
@@ -46,23 +44,30 @@ def conversation(skill: str, question: str, *turns: tuple[tuple[str, ...], str])
 
 
 def paraphrase(rng: random.Random, split: Split) -> Trajectory:
-    """Says a word, or what a question is about, in plain words; with or without a thought before it."""
+    """Says in plain words what a word, a phrase, a question or a description is about.
+
+    Plain words occur in the input too, and half the time nothing asks for the rewording: what is said in either way
+    must come to mean the same wherever a request stands.
+    """
     aspect, thing = rng.choice(list(phrases.ASPECTS)), rng.choice(list(phrases.THINGS))
-    said_aspect, said_thing = rng.choice(phrases.ASPECTS[aspect]), rng.choice(phrases.THINGS[thing])
+    said_aspect = rng.choice((aspect, *phrases.ASPECTS[aspect]))
+    said_thing = rng.choice((thing, *phrases.THINGS[thing]))
     plain = f"{aspect} of {thing}"
-    style = rng.randrange(4)
+    style = rng.randrange(8)
     if style == 0:
         said, plain = rng.choice(((said_aspect, aspect), (said_thing, thing)))
-        return conversation("paraphrase", rng.choice(PLAIN_WORDS).format(text=said), ((), DIALECT.print_answer(plain)))
+        return conversation("paraphrase", f"Reword: {said}", ((), DIALECT.print_answer(plain)))
     if style == 1:
         text = f"{said_aspect} of {said_thing}"
+    elif style <= 3:
+        text = rng.choice(phrases.DESCRIPTIONS).format(aspect=said_aspect, thing=said_thing)
     else:
         _, rest = draw_rest(rng, draw_form(rng).extras, split)
         fields = {"aspect": said_aspect, "thing": said_thing, "name": values.draw_name(rng, split), "rest": rest}
         text = rng.choice(templates.SINGLE[split]).format(**fields)
-    think = f"{said_aspect} of {said_thing} means {plain}" if rng.random() < 0.5 else ""
-    question = rng.choice(PLAIN_WORDS).format(text=text) + (" Think first." if think else "")
-    return conversation("paraphrase", question, ((), DIALECT.print_answer(plain, think)))
+    cue = rng.choice(("", "", "Reword: ", "Reword, think first: "))
+    think = f"{said_aspect} of {said_thing} means {plain}" if "think" in cue else ""
+    return conversation("paraphrase", cue + text, ((), DIALECT.print_answer(plain, think)))
 
 
 def repeat(rng: random.Random, split: Split) -> Trajectory:
