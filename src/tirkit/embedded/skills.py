@@ -19,6 +19,7 @@ from tirkit.types import Message, StopReason, ToolCall, ToolSchema, Trajectory, 
 
 DIALECT = Dialect(index=None)
 
+
 @dataclass(frozen=True)
 class Form:
     """A made-up document to be filled and a sentence's part about it."""

@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from tirkit.methods.tinr.values import random_arguments, say
 from tirkit.rollout.loop import RolloutSettings, rollout, stable_seed
 from tirkit.rollout.policy import RolloutRequest, ScriptedPolicy, oracle
+from tirkit.text.control import CONTROL_STRINGS
 from tirkit.text.dialects import DOCUMENT_FIELDS, Dialect, print_document
 from tirkit.text.render import Renderer
 from tirkit.text.schema import validate_arguments
@@ -47,7 +48,9 @@ class CorpusSettings:
     """What phase 1 is made of; counts are examples a tool.
 
     alpha, beta: not published; 1 is ours. A kind whose weight is 0 is left out. `names_in_documents` False hides the
-    name from memorise and from views, so that the token must be found from the description alone. Paper's ablations:
+    name from memorise and from views, so that the token must be found from the description alone. `thoughts` is the
+    share of views and pseudo calls that restate the description and name the tool in a thought before they select it,
+    as phase 2 will: without it no unseen tool's token ever follows a thought. Paper's ablations:
     memorise only = alpha 0, beta 0, views 0; no recall = alpha 0.
     """
 
@@ -57,6 +60,7 @@ class CorpusSettings:
     recall: int = 1
     views: int = 4
     pseudo_calls: int = 3
+    thoughts: float = 0.5
     field_dropout: float = 0.3
     names_in_documents: bool = True
 
@@ -196,10 +200,21 @@ def pseudo_call(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, se
     if validate_arguments(tool, call.arguments):
         return view(tool, dialect, settings, seed, settings.views + i)
     content = f"{_words(tool, settings, rng)}{rng.choice((': ', ', ', '. '))}{say(call.arguments, rng)}"
-    calls = Turn(text=dialect.print_calls((call,)), calls=(call,))
-    turns = (_selection(tool, dialect, handed_back=True), calls) if dialect.selects else (calls,)
+    think = _thought(tool, dialect, settings, rng)
+    calls = Turn(text=dialect.print_calls((call,), "" if dialect.selects else think), calls=(call,))
+    turns = (_selection(tool, dialect, handed_back=True, think=think), calls) if dialect.selects else (calls,)
     task_id = f"pseudo_call/{tool.name}/{i}"
     return Example(_trajectory(task_id, content, turns, StopReason.CALLS_COMPLETE), "pseudo_call", "use")
+
+
+def _thought(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, rng: random.Random) -> str:
+    """The description restated, then the tool as it is written; "" for the rest, and where the words can't be said."""
+    words = tool.description.rstrip(".")
+    if rng.random() >= settings.thoughts or dialect.index is None or not words:
+        return ""
+    if any(entry in words for entry in (*CONTROL_STRINGS, "<<", "\n")):
+        return ""
+    return f"{words[0].lower()}{words[1:]} : {dialect.index.surface(tool.name)}"
 
 
 def split_name(name: str) -> str:
@@ -259,14 +274,14 @@ def _properties(tool: ToolSchema) -> dict[str, dict[str, JsonValue]]:
     return {name: schema if isinstance(schema, dict) else {} for name, schema in items}
 
 
-def selection_text(tool: ToolSchema, dialect: Dialect) -> str:
+def selection_text(tool: ToolSchema, dialect: Dialect, think: str = "") -> str:
     """The selection of `tool`: what its memory is asked for, also where the dialect later calls without selecting."""
-    return replace(dialect, two_step=True).print_selection((tool.name,))
+    return replace(dialect, two_step=True).print_selection((tool.name,), think)
 
 
-def _selection(tool: ToolSchema, dialect: Dialect, handed_back: bool) -> Turn:
+def _selection(tool: ToolSchema, dialect: Dialect, handed_back: bool, think: str = "") -> Turn:
     reply = (Message(role="tool", content=print_document(tool)),) if handed_back else ()
-    return Turn(text=selection_text(tool, dialect), selected=(tool.name,), reply=reply)
+    return Turn(text=selection_text(tool, dialect, think), selected=(tool.name,), reply=reply)
 
 
 def _selecting(tool: ToolSchema, dialect: Dialect, content: str, task_id: str) -> Trajectory:
