@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirkit.scoring.calls import call_scores, calls_right, jaccard, multiset_f1, r_correct, r_param, r_tool
+from tirkit.scoring.calls import call_scores, calls_right, jaccard, multiset_f1, r_correct, r_param, r_tool, recalled
 from tirkit.text.dialects import Dialect
 from tirkit.types import StopReason, Task, ToolCall, Trajectory
 
@@ -194,3 +194,15 @@ def test_bounds_and_order(gold: list[ToolCall], predicted: list[ToolCall], rando
     assert r_tool(gold, predicted) + r_param(gold, predicted) == pytest.approx(value)
     random.shuffle(gold)  # type: ignore[attr-defined]
     assert r_tool(gold, gold[::-1]) + r_param(gold, gold[::-1]) == 2
+
+
+def test_recall_is_judged_call_by_call(
+    make_task: Callable[..., Task], attempt: Callable[..., Trajectory], dialect: Dialect
+) -> None:
+    # gold A(x=1) twice, made once: 1/2 and 1/2; gold B(x=2) once, called with other arguments: 1 and 0
+    task = make_task([A1, A1, call("B", x=2)])
+    made = attempt([dialect.print_selection(("A", "B")), dialect.print_calls([A1, call("B", x=3)])], dialect, DONE)
+    assert recalled(made, task, {"A"}) == (0.5, 0.5)
+    assert recalled(made, task, {"B"}) == (1.0, 0.0)
+    assert recalled(made, task, {"A", "B"}) == pytest.approx((2 / 3, 1 / 3))
+    assert recalled(made, task, {"C"}) is None

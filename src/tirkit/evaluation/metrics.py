@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tirkit.scoring.calls import call_scores
+from tirkit.scoring.calls import call_scores, recalled
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.types import Record, StopReason, Task, Trajectory
 
@@ -124,7 +124,13 @@ def item_metrics(trajectory: Trajectory, task: Task) -> dict[str, float | None]:
 
 
 def make_item(trajectory: Trajectory, task: Task, seen: Collection[str], **extra: float | None) -> Item:
-    """The item of one attempt; `extra` are metrics only the caller knows, such as seconds."""
+    """The item of one attempt; `extra` are metrics only the caller knows, such as seconds.
+
+    Besides `item_metrics`: recall of tools and of whole calls over the gold calls to seen and to unseen tools.
+    """
+    used = {call.name for call in task.gold_calls or ()}
+    for split, names in (("seen", used & set(seen)), ("unseen", used - set(seen))):
+        extra[f"{split}_tool_recall"], extra[f"{split}_call_recall"] = recalled(trajectory, task, names) or (None, None)
     results = (result for turn in trajectory.turns for result in turn.results)
     errors = tuple(f"tool error: {result.error}" for result in results if result.error)
     return Item(

@@ -49,6 +49,10 @@ SHARES = {
     "parameter_accuracy": "parameter accuracy",
     "parameter_given_tool": "parameters given tool",
     "joint_accuracy": "joint accuracy",
+    "seen_tool_recall": "tools found, seen",
+    "seen_call_recall": "calls found, seen",
+    "unseen_tool_recall": "tools found, unseen",
+    "unseen_call_recall": "calls found, unseen",
     "valid_json": "valid JSON",
     "well_formed": "well-formed",
 }

@@ -6,7 +6,7 @@ selection selects nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 from scipy.optimize import linear_sum_assignment  # pyright: ignore
@@ -101,6 +101,20 @@ def multiset_f1(a: Iterable[str], b: Iterable[str]) -> float:
     a, b = Counter(a), Counter(b)
     size = a.total() + b.total()
     return 2 * (a & b).total() / size if size else 1.0
+
+
+def recalled(trajectory: Trajectory, task: Task, names: Collection[str]) -> tuple[float, float] | None:
+    """(share of the gold calls to tools in `names` whose tool was called, share that was made exactly).
+
+    Judged call by call, so that a task with seen and unseen tools counts in both. None where there are no such calls.
+    """
+    gold = [call for call in task.gold_calls or () if call.name in names]
+    if not gold:
+        return None
+    made = predicted_calls(trajectory) or ()
+    tools = Counter(call.name for call in gold) & Counter(call.name for call in made)
+    calls = Counter(map(canonical, gold)) & Counter(map(canonical, made))
+    return tools.total() / len(gold), calls.total() / len(gold)
 
 
 def predicted_calls(trajectory: Trajectory) -> tuple[ToolCall, ...] | None:
