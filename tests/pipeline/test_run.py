@@ -21,7 +21,7 @@ from tirkit.types import Trajectory
 TINY = """
 name = "tiny"
 [catalogue]
-num_tools = 8
+num_tools = 16
 [tasks]
 num_train = 24
 num_validation = 6
@@ -89,7 +89,7 @@ def test_every_stage_is_complete_and_leaves_its_artefacts(whole: tuple[Path, Pat
     folder = RunFolder.read(whole[1])
     marks = {stage: folder.mark(stage) for stage in STAGES}
     assert all(marks.values())
-    assert marks["prepare"].facts["tools"] == 8
+    assert marks["prepare"].facts["tools"] == 16
     assert marks["synthesise"].facts["kept"] == 24
     for stage in ("internalise", "warmup", "rl"):
         assert {"memorise", "recall", "validation_success_all"} <= marks[stage].facts.keys()
@@ -159,5 +159,5 @@ def test_inspect_shows_trajectories_and_names_what_is_missing(whole: tuple[Path,
 
 def test_the_manifest_holds_the_resolved_config(whole: tuple[Path, Path]) -> None:
     manifest = json.loads((whole[1] / "manifest.json").read_text())
-    assert RunConfig.model_validate_json(json.dumps(manifest["config"])).catalogue.num_tools == 8
+    assert RunConfig.model_validate_json(json.dumps(manifest["config"])).catalogue.num_tools == 16
     assert {"torch", "transformers", "tirkit"} <= manifest["versions"].keys()

@@ -42,7 +42,10 @@ def load_sources(config: RunConfig) -> Sources:
             "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those"
         )
     if config.catalogue.path == "embedded":
-        return _embedded(config.catalogue.num_tools, config.tasks)
+        try:
+            return _embedded(config.catalogue.num_tools, config.tasks)
+        except ValueError as error:
+            raise ConfigError(f"catalogue.num_tools = {config.catalogue.num_tools}: {error}") from error
     catalogue = load_catalogue(_file(config.catalogue.path, "tools.jsonl"))
     questions = load_tasks(_file(config.tasks.path, "questions.jsonl"), catalogue.by_name)
     # The split is part of the question, not of the run: every seed trains and tests on the same questions.
