@@ -69,6 +69,7 @@ class TrainConfig(Section):
     steps: int = Field(gt=0)
     lr: float = Field(gt=0)
     batch_size: int = Field(default=32, gt=0, description="rows per optimiser step")
+    general: float = Field(default=0.0, ge=0, lt=1, description="share of the base model's own tasks; embedded only")
     max_tokens: int = Field(default=4096, gt=0, description="tokens of a micro-batch, padding included")
     optimizer: Optimizer = "muon"
     schedule: Schedule = "linear"
@@ -78,7 +79,7 @@ class TrainConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Document-derived examples a tool, by kind."""
+    """Examples of phase 1: document-derived ones a tool, by kind, and training questions."""
 
     memorise: int = Field(default=6, ge=0)
     recall: int = Field(default=1, ge=0)
@@ -86,6 +87,7 @@ class CorpusConfig(Section):
     pseudo_calls: int = Field(default=3, ge=0)
     thoughts: float = Field(default=0.5, ge=0, le=1, description="share of those that name the tool in a thought first")
     field_dropout: float = Field(default=0.3, ge=0, lt=1)
+    questions: int = Field(default=400, ge=0, description="training questions answered without reasoning; 0 = none")
 
 
 class InternaliseConfig(TrainConfig):

@@ -110,6 +110,9 @@ def test_tinr_reward(dialect: Dialect, make_task: MakeTask, attempt: Attempt) ->
     assert terms(SELECT_AB, CALL_B, ANSWER) == {"format": 1, "calls": 0}
     assert terms("") == {"format": 0, "calls": 0}
     assert terms(ANSWER, task=make_task()) == {"format": 1, "calls": 2}
+    assert terms(ANSWER, task=make_task(answer="21")) == {"format": 1, "calls": 2}
+    assert terms(ANSWER, task=make_task(answer="22")) == {"format": 1, "calls": 0}
+    assert terms(SELECT_A, CALL_A, ANSWER, task=make_task(answer="21")) == {"format": 1, "calls": 0}
     assert reward(attempt([SELECT_A, CALL_A, ANSWER], dialect), task).total == 3
 
 

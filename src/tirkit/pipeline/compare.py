@@ -1,5 +1,6 @@
 """A config beside its arms: run them all, then one table and one report."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from rich.console import Console
 
 from tirkit.config import ConfigError, arm_names, load_config
 from tirkit.evaluation.charts import Curve, Panel
+from tirkit.evaluation.metrics import summarise
 from tirkit.evaluation.report import Example, ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.terminal import arms_table, duration
 from tirkit.pipeline.sources import load_folder
-from tirkit.store import RunFolder, StageMark
+from tirkit.store import RunFolder, StageMark, write_atomic
 from tirkit.text.index import build_index
 from tirkit.text.masks import coloured, token_row
 from tirkit.text.render import Renderer
@@ -26,6 +28,7 @@ from tirkit.types import ToolSchema, Trajectory, UserError
 
 METHOD = "method"
 TRAINED = ("internalise", "warmup", "rl")
+STAGES_SHOWN = ("prepare", "internalise", "synthesise", "warmup", "rl", "evaluate")
 LINES_OF_A_FAILURE = 15
 
 
@@ -62,6 +65,7 @@ def compare_arms(
         tail = "\n".join(log.read_text().splitlines()[-LINES_OF_A_FAILURE:])
         raise ArmFailedError(f"{len(failed)} of {len(runs)} runs failed; {log} ends with\n{tail}")
     path = report_runs(folders, out / "report")
+    write_atomic(out / "summary.json", summary(folders))
     console.print(arms_table(_results(folders)))
     console.print(f"{len(runs)} runs in {duration(time.monotonic() - started)}")
     console.print(f"report: {path}", soft_wrap=True)
@@ -97,6 +101,29 @@ def _log(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
+def summary(folders: Sequence[Path]) -> str:
+    """JSON: every run's metrics by group (mean, standard error, interval, n), its phases' facts and times."""
+    runs: list[dict[str, Any]] = []
+    for folder in folders:
+        run = RunFolder.read(folder)
+        marks = [mark for stage in STAGES_SHOWN if (mark := run.mark(stage)) is not None]
+        results = {
+            result.stage: {
+                group: {name: value.model_dump() for name, value in metrics.items()}
+                for group, metrics in summarise(result.items).items()
+            }
+            for result in run.read_records("test_results", EvaluationResult)
+        }
+        phases = {
+            mark.stage: {"duration_s": mark.duration_s, **{k: v for k, v in mark.facts.items() if k != "curve"}}
+            for mark in marks
+        }
+        manifest = run.manifest
+        about = {"arm": manifest.config.name, "seed": manifest.seed, "config": manifest.config_digest}
+        runs.append({**about, "machine": manifest.machine, "phases": phases, "test": results})
+    return json.dumps(runs, indent=1) + "\n"
+
+
 class _Show:
     """Prints the lines of several runs, each with the name of its run."""
 
@@ -128,7 +155,7 @@ def report_runs(folders: Sequence[Path], out: Path) -> Path:
         panels=tuple(_panels(runs)),
         knowledge=tuple(_knowledge(first)),
         examples=tuple(_examples(first)),
-        tables=(_stage_table(runs),),
+        tables=tuple(table for table in (_general_table(first), _stage_table(runs)) if table.rows),
         config=config.model_dump_json(indent=2),
     )
     return write_report(out, data)
@@ -188,12 +215,25 @@ def _examples(run: RunFolder) -> Iterable[Example]:
         yield Example(title=trajectory.task_id, spans=spans, facts=(("stopped", str(trajectory.stop)),))
 
 
+def _general_table(run: RunFolder) -> Table:
+    """What the first run has forgotten of the base model's own tasks, phase by phase."""
+    rows: list[tuple[str, ...]] = []
+    head: tuple[str, ...] = ()
+    for stage in ("prepare", *TRAINED):
+        mark = run.mark(stage)
+        skills: Any = mark.facts.get("general") if mark else None
+        if skills:
+            head = ("after", *skills)
+            rows.append((stage, *(f"{100 * value:.0f}" for value in skills.values())))
+    title = "The base model's own tasks (% exact, test phrasing)"
+    return Table(title=title, head=head, rows=tuple(rows), note=f"{run.manifest.config.name}; 50 items a skill")
+
+
 def _stage_table(runs: Sequence[RunFolder]) -> Table:
     """Seconds of every stage of every run, and of training alone."""
     rows: list[tuple[str, ...]] = []
     for run in runs:
-        stages = ("prepare", "internalise", "synthesise", "warmup", "rl", "evaluate")
-        marks = [mark for stage in stages if (mark := run.mark(stage)) is not None]
+        marks = [mark for stage in STAGES_SHOWN if (mark := run.mark(stage)) is not None]
         times = ", ".join(f"{mark.stage} {duration(mark.duration_s)}" for mark in marks)
         total = duration(sum(mark.duration_s for mark in marks))
         rows.append((f"{run.manifest.config.name}, seed {run.manifest.seed}", total, times))

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -56,7 +56,8 @@ def plan_run(config: RunConfig) -> RenderableType:
         ctx = Context(config, RunFolder.open(Path(folder), config), Progress())
         loaded, parameters = _model(ctx)
         ctx = _with_few_tasks(ctx)
-        rows = [row for part in (alignment_rows(ctx, loaded), use_rows(ctx, loaded)) for row in part[:SAMPLE_TASKS]]
+        parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, SAMPLE_TASKS)
+        rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
         speed = _measured(ctx, loaded.model, rows) if loaded.model.device.type != "meta" else _estimated(parameters)
         stages = _stages(ctx, rows, speed)
         ctx.folder.close()
@@ -94,17 +95,20 @@ def _lengths(rows: Sequence[WeightedRow]) -> tuple[float, float]:
 
 
 def _measured(ctx: Context, model: PreTrainedModel, rows: Sequence[WeightedRow]) -> Speed:
-    """Forward and backward of real rows, then a few decoding steps of a full batch."""
-    batch = rows[: ctx.config.warmup.batch_size]
-    longest = max(len(row.row.prompt_ids) + len(row.row.completion_ids) for row in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    seconds = min(_timed(lambda: model(ids).logits.mean().backward()) for _ in range(2))
-    train = ids.numel() / seconds
+    """Forward and backward of rows of the usual length, then a few decoding steps of a full batch."""
+    length, trained = map(round, _lengths(rows))
+    ids = torch.zeros(ctx.config.warmup.batch_size, length, dtype=torch.long)
+
+    def train_step() -> None:
+        hidden = model.base_model(ids).last_hidden_state
+        model.get_output_embeddings()(hidden[:, -trained:]).mean().backward()  # pyright: ignore[reportOptionalCall]
+
+    train = ids.numel() / min(_timed(train_step) for _ in range(3))
     model.zero_grad()
     with torch.no_grad():
         past = model(ids, use_cache=True).past_key_values
         steps = [_timed(lambda: model(ids[:, :1], past_key_values=past, use_cache=True)) for _ in range(5)]
-    return Speed(train, len(batch) / min(steps), "measured here on this run's own rows")
+    return Speed(train, len(ids) / min(steps), "measured here on this run's own rows")
 
 
 def _estimated(parameters: int) -> Speed:
@@ -117,9 +121,9 @@ def _estimated(parameters: int) -> Speed:
     return Speed(flops / (6 * parameters), flops / (10 * parameters), source)
 
 
-def _timed(work: object) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     return time.perf_counter() - started
 
 

@@ -18,7 +18,7 @@ from tirkit.pipeline.compare import report_runs
 from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
 from tirkit.pipeline.sources import SPLITS, load_model
 from tirkit.pipeline.teacher import make_teacher
-from tirkit.pipeline.train import Facts, internalise, reinforce, warmup
+from tirkit.pipeline.train import Facts, general_skills, internalise, reinforce, warmup
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
@@ -48,7 +48,8 @@ def prepare(ctx: Context) -> Facts:
         ctx.folder.write_records(f"tasks_{split}", sources.tasks[split])
     model, tokenizer = load_model(ctx.config, sources.tools, sources.tasks["train"])
     growth = grow_vocabulary(model, tokenizer, ctx.index or ToolIndex("name", ()), sources.tools)
-    ctx.save(Loaded(model, tokenizer, Renderer(tokenizer, ctx.index)), "prepare")
+    loaded = Loaded(model, tokenizer, Renderer(tokenizer, ctx.index))
+    ctx.save(loaded, "prepare")
     return {
         "tools": len(sources.tools),
         "seen_tools": len(sources.seen),
@@ -57,6 +58,7 @@ def prepare(ctx: Context) -> Facts:
         "rows_before": growth.rows_before,
         "rows_after": growth.rows_after,
         **{f"{split}_tasks": len(sources.tasks[split]) for split in SPLITS},
+        **general_skills(ctx, loaded),
     }
 
 
@@ -84,7 +86,7 @@ def synthesise(ctx: Context) -> Facts:
     kept = [trajectory for chunk in chunks for trajectory in chunk.kept]
     ctx.folder.write_records("synthesis", kept)
     rejected_all = sum((Counter(chunk.rejected) for chunk in chunks), Counter[str]())
-    return {"kept": len(kept), "rejected": dict[str, JsonValue](rejected_all)}
+    return {"kept": len(kept), "rejected": rejected_all.total(), "reasons": dict[str, JsonValue](rejected_all)}
 
 
 def test(ctx: Context) -> Facts:
@@ -163,7 +165,7 @@ def _do(ctx: Context, name: str) -> None:
     started = time.monotonic()
     facts = STAGES[name](ctx)
     mark = ctx.folder.complete(name, time.monotonic() - started, facts)
-    shown = ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if not isinstance(value, list))
+    shown = ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if not isinstance(value, list | dict))
     ctx.progress.say(f"{name}: {duration(mark.duration_s)}; {shown}")
 
 

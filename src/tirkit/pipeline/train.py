@@ -1,12 +1,15 @@
 """The stages that train: internalise, warm up, reinforce."""
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pydantic import JsonValue
 from torch import nn
 
-from tirkit.config import TrainConfig
+from tirkit.config import ConfigError, TrainConfig
+from tirkit.embedded.base import evaluate as evaluate_base
+from tirkit.embedded.skills import draw_sample
 from tirkit.evaluation.metrics import Knowledge
 from tirkit.evaluation.run import KnowledgeResult, evaluate
 from tirkit.evaluation.terminal import ProgressFn
@@ -26,13 +29,15 @@ from tirkit.types import Group, RewardBreakdown, Trajectory
 Facts = dict[str, JsonValue]
 SHOWN = ("loss", "loss_sft", "reward", "entropy", "validate_score", "tokens_per_s")
 PROBE_TOKENS = 512
+GENERAL_ITEMS = 50  # a skill
 
 
 def internalise(ctx: Context) -> Facts:
     """TInR-U phase 1: memorise, recall and use."""
     config = ctx.config.internalise
     loaded = ctx.load(ctx.stage_before("internalise"))
-    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded)
+    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, config.corpus.questions)
+    rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
     report = _train_sft(ctx, loaded, "internalise", config, rows)
     return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "internalise")}
 
@@ -45,9 +50,10 @@ def warmup(ctx: Context) -> Facts:
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
     rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
     if not ctx.enabled("synthesise"):
-        rows = use_rows(ctx, loaded)
+        rows = use_rows(ctx, loaded, len(tasks))
     replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
     rows = replay_mix(rows, replayed, config.replay if replayed else 0.0, ctx.config.seed)
+    rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
     report = _train_sft(ctx, loaded, "warmup", config, rows)
     return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "warmup")}
 
@@ -132,18 +138,34 @@ def sampled_success(ctx: Context, loaded: Loaded) -> float:
 def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
     """Document-derived rows of phase 1, without those whose weight is 0."""
     c = ctx.config.internalise
-    settings = CorpusSettings(c.alpha, c.beta, names_in_documents=c.document_name, **c.corpus.model_dump())
+    settings = CorpusSettings(
+        c.alpha, c.beta, names_in_documents=c.document_name, **c.corpus.model_dump(exclude={"questions"})
+    )
     examples = alignment_corpus(ctx.sources.tools, ctx.dialect, settings, ctx.config.seed)
     return _weighted(ctx, loaded, examples, loss_weights(settings))
 
 
-def use_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
-    """Training questions answered without reasoning (phase 1's use loss)."""
+def use_rows(ctx: Context, loaded: Loaded, number: int) -> list[WeightedRow]:
+    """The first `number` training questions answered without reasoning (phase 1's use loss)."""
     beta = ctx.config.internalise.beta
     if not beta:
         return []
-    examples = use(ctx.train_tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    examples = use(ctx.train_tasks[:number], loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
     return _weighted(ctx, loaded, examples, {"use": beta})
+
+
+def general_rows(ctx: Context, loaded: Loaded, config: TrainConfig, others: int) -> list[WeightedRow]:
+    """Fresh samples of what the embedded base model was taught, so many that none is used twice among `others` rows.
+
+    They keep general skills alive that questions about tools stand on. Raises `ConfigError` for any other model.
+    """
+    if not config.general:
+        return []
+    if ctx.config.model.path != "embedded" or ctx.config.model.scratch:
+        raise ConfigError("general > 0 replays the embedded base model's own tasks: set it to 0 for other models")
+    rng = random.Random(ctx.config.seed)
+    samples = [draw_sample(rng, "train") for _ in range(round(others * config.general / (1 - config.general)))]
+    return [WeightedRow(ctx.row(loaded.renderer, sample), kind="general") for sample in samples]
 
 
 def _weighted(
@@ -198,7 +220,7 @@ def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, ro
 
 def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
     """After a phase: what is remembered of the tools, and success on the validation questions."""
-    facts: Facts = {}
+    facts = general_skills(ctx, loaded)
     result = evaluate(
         ctx.sources.tasks["validation"],
         ctx.rollout(loaded, ctx.policy(loaded, 0.0)),
@@ -219,6 +241,14 @@ def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
             value = knowledge.estimate(name)
             facts[name] = value.mean if value else None
     return facts
+
+
+def general_skills(ctx: Context, loaded: Loaded) -> Facts:
+    """Exact match on the embedded base model's own tasks, skill by skill: what training on tools has made it forget."""
+    if ctx.config.model.path != "embedded" or ctx.config.model.scratch:
+        return {}
+    skills = evaluate_base(loaded.model, loaded.renderer, n=GENERAL_ITEMS)  # pyright: ignore[reportArgumentType]
+    return {"general": dict[str, JsonValue](skills)}
 
 
 def remembered(ctx: Context, loaded: Loaded, stage: str) -> KnowledgeResult:

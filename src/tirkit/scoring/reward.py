@@ -34,8 +34,8 @@ def r_format(trajectory: Trajectory, dialect: Dialect, task: Task) -> float:
 class TinrReward:
     """R = R_format + R_correct in [0, 3] (TInR, arXiv 2604.10788). A `RewardFn`.
 
-    *Ours*: where a task's calls are not judged but its answer is, R_correct is 2 iff the attempt succeeded. ValueError
-    where a task has neither.
+    *Ours*: where a task has an answer and no gold call (none is needed, or calls are not judged), R_correct is 2 iff
+    the attempt succeeded. ValueError where a task has neither calls nor an answer to judge.
     """
 
     dialect: Dialect
@@ -49,7 +49,7 @@ class TinrReward:
 
 
 def _correct(trajectory: Trajectory, task: Task) -> float:
-    if task.gold_calls is None and task.answer is not None:
+    if not task.gold_calls and task.answer is not None:
         return 2.0 * (verdict(trajectory, task) is Verdict.RIGHT)
     return r_correct(trajectory, task)
 
