@@ -6,7 +6,7 @@ import torch
 
 from tirkit.embedded import base, phrases
 from tirkit.embedded.model import load_base, new_model
-from tirkit.embedded.skills import SKILLS, draw_sample
+from tirkit.embedded.skills import SKILLS, draw_replay, draw_sample
 from tirkit.embedded.world import World
 from tirkit.text.dialects import Dialect
 from tirkit.text.masks import TokenRow
@@ -37,6 +37,13 @@ def test_the_base_stage_sees_no_tool_and_no_document_about_a_thing():
             if '"description"' in text:
                 description = text.split('"description": "')[1].split('"')[0]
                 assert not said & set(description.lower().replace("'s", "").strip(".").split())
+
+
+def test_replay_never_answers_a_question_about_a_tool_with_a_rewording():
+    rng = random.Random(0)
+    drawn = [draw_replay(rng) for _ in range(300)]
+    assert {sample.task_id for sample in drawn} == set(SKILLS)
+    assert all(s.prompt[0].content.startswith("Reword") for s in drawn if s.task_id == "paraphrase")
 
 
 def test_labels_are_the_sampled_tokens_only():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
 
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.evaluation.run import EvaluationResult
-from tirkit.pipeline.run import STAGES, inspect_run, run_stages
+from tirkit.pipeline.compare import ArmFailedError, compare_arms
+from tirkit.pipeline.run import STAGES, evaluate_run, inspect_run, run_stages
 from tirkit.store import RunFolder, StoreError
 from tirkit.types import Trajectory
 
@@ -161,3 +166,40 @@ def test_the_manifest_holds_the_resolved_config(whole: tuple[Path, Path]) -> Non
     manifest = json.loads((whole[1] / "manifest.json").read_text())
     assert RunConfig.model_validate_json(json.dumps(manifest["config"])).catalogue.num_tools == 16
     assert {"torch", "transformers", "tirkit"} <= manifest["versions"].keys()
+
+
+def test_a_run_with_lora_leaves_plain_models_and_can_be_evaluated(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    config = RunFolder.read(whole[1]).manifest.config
+    config = config.model_copy(update={"model": config.model.model_copy(update={"lora_rank": 2})})
+    run_stages(config, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "models" / "rl" / "model.safetensors")
+    assert not [name for name in weights if "lora" in name or "base_layer" in name]
+    before = load_file(tmp_path / "run" / "models" / "prepare" / "model.safetensors")
+    assert weights.keys() == before.keys()
+    assert any(not torch.equal(weights[name], before[name]) for name in weights if "embed_tokens" in name)
+    console = Console(width=200, record=True)
+    console.print(evaluate_run(tmp_path / "run", None, "warmup", "", 3))
+    assert "tiny (warmup)" in console.export_text()
+    with pytest.raises(ConfigError, match="has no model of stage 'first'"):
+        evaluate_run(tmp_path / "run", None, "first", "", 3)
+
+
+def test_arms_are_compared_and_finished_runs_are_used_as_they_are(
+    whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole[1], tmp_path / "method-0")
+    compare_arms(whole[0], [], ["method"], [0], tmp_path, jobs=1)
+    said = capsys.readouterr().out
+    assert said.count("done before") == len(STAGES)
+    assert "accuracy" in said
+    assert str(tmp_path / "report" / "index.html") in said.replace("\n", "")
+    run = json.loads((tmp_path / "summary.json").read_text())[0]
+    assert run["test"]["rl"]["all"]["success"]["n"] == 9
+    assert run["phases"]["warmup"]["rows"] > 0
+
+
+def test_a_failed_arm_is_reported_with_the_end_of_its_log(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ArmFailedError, match=r"1 of 1 runs failed.*method-0\.log ends with\n(.|\n)*no/such/model"):
+        compare_arms(whole[0], ["model.path=no/such/model"], ["method"], [0], tmp_path, jobs=1)
+    with pytest.raises(ConfigError, match="no arm 'other'; it has: method"):
+        compare_arms(whole[0], [], ["other"], [0], tmp_path, jobs=1)

@@ -206,3 +206,11 @@ def draw_sample(rng: random.Random, split: Split) -> Trajectory:
     """A sample of a random skill."""
     draws, shares = zip(*SKILLS.values(), strict=True)
     return rng.choices(draws, shares)[0](rng, split)
+
+
+def draw_replay(rng: random.Random) -> Trajectory:
+    """A training sample to mix among tool questions: none that answers such a question with a rewording."""
+    while True:
+        sample = draw_sample(rng, "train")
+        if sample.task_id != "paraphrase" or sample.prompt[0].content.startswith("Reword"):
+            return sample

@@ -9,7 +9,7 @@ from torch import nn
 
 from tirkit.config import ConfigError, TrainConfig
 from tirkit.embedded.base import evaluate as evaluate_base
-from tirkit.embedded.skills import draw_sample
+from tirkit.embedded.skills import draw_replay
 from tirkit.evaluation.metrics import Knowledge
 from tirkit.evaluation.run import KnowledgeResult, evaluate
 from tirkit.evaluation.terminal import ProgressFn
@@ -164,7 +164,7 @@ def general_rows(ctx: Context, loaded: Loaded, config: TrainConfig, others: int)
     if ctx.config.model.path != "embedded" or ctx.config.model.scratch:
         raise ConfigError("general > 0 replays the embedded base model's own tasks: set it to 0 for other models")
     rng = random.Random(ctx.config.seed)
-    samples = [draw_sample(rng, "train") for _ in range(round(others * config.general / (1 - config.general)))]
+    samples = [draw_replay(rng) for _ in range(round(others * config.general / (1 - config.general)))]
     return [WeightedRow(ctx.row(loaded.renderer, sample), kind="general") for sample in samples]
 
 

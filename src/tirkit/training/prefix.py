@@ -192,6 +192,8 @@ def _forward(self: PreTrainedModel, *args: Any, scored: ScoredBatch | None = Non
     """`model(scored=batch)` gives (logps_N, entropy_N); anything else is the model's own forward."""
     if scored is None:
         return type(self).forward(self, *args, **kwargs)
+    # PEFT's task models pass every argument of a normal call along, as None.
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
     inputs: dict[str, Any] = {"input_ids": scored.ids_RL, "use_cache": False}
     if scored.layout is not None:
         # A mask of four dimensions is handed through untouched: no (P + G*C)^2 mask is built. It is never read.
