@@ -133,7 +133,7 @@ class RLConfig(TrainConfig):
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)
     batch_size: int = Field(default=16, gt=0, description="prompts per optimiser step")
-    micro_batch: int = Field(default=16, gt=0, description="prompts per forward")
+    micro_batch: int = Field(default=1, gt=0, description="prompts per forward")
     num_generations: int = Field(default=8, gt=1)
     std_normalised: bool = Field(default=True, description="divide advantages by the group's standard deviation")
     clip_low: float = Field(default=0.2, gt=0)

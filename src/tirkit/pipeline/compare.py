@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from tirkit.config import ConfigError, arm_names, load_config
 from tirkit.evaluation.charts import Curve, Panel
@@ -138,6 +139,7 @@ class _Show:
 
 def report_runs(folders: Sequence[Path], out: Path) -> Path:
     """Write one report of several runs, the method's first; returns the page's path."""
+    transformers_logging.disable_progress_bar()
     runs = [RunFolder.read(folder) for folder in folders]
     first = runs[0]
     config = first.manifest.config
