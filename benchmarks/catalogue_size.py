@@ -29,7 +29,8 @@ from tirkit.tools.questions import load_tasks
 from tirkit.types import Task, ToolSchema, Trajectory
 
 SIZES = (10, 100, 1000, 4076)
-NUM_QUESTIONS = 8
+NUM_QUESTIONS = 5
+MAX_TIMED = 20_000  # prompt tokens: longer prompts are counted, and not timed (reading them grows with their square)
 MODES = {"internalised": "none", "retrieve 5": "retrieve", "all documents": "documents"}
 
 
@@ -41,7 +42,7 @@ class Cost:
     num_tools: int
     prompt_tokens: float
     handed_back_tokens: float
-    seconds_to_first_call: float
+    seconds_to_first_call: float | None
 
 
 def measure_catalogue_sizes(catalogue: Path, questions: Path, out: Path) -> str:
@@ -82,14 +83,16 @@ def _costs(tools: list[ToolSchema], tasks: list[Task]) -> list[Cost]:
         attempts = [example.trajectory for example in use(tasks, renderer, dialect, by_name, None, settings)]
         prompts = Prompts(by_name, settings)
         prompts.documents(tasks[0])  # builds the retriever's index, once for a catalogue
-        seconds = [_seconds(model, t, prompts, task) for t, task in zip(attempts, tasks, strict=True)]
+        timed = max(len(t.prompt_ids) for t in attempts) <= MAX_TIMED
+        pairs = zip(attempts, tasks, strict=True) if timed else ()
+        seconds = [_seconds(model, attempt, prompts, task) for attempt, task in pairs]
         costs.append(
             Cost(
                 mode,
                 len(tools),
                 median(len(t.prompt_ids) for t in attempts),
                 median(sum(len(turn.reply_ids) for turn in t.turns) for t in attempts),
-                median(seconds),
+                median(seconds) if seconds else None,
             )
         )
     return costs
@@ -121,7 +124,8 @@ _HEAD = ("tools", "arm", "prompt tokens", "tokens handed back", "s to first call
 
 def _cells(cost: Cost) -> tuple[str, ...]:
     tokens = f"{cost.prompt_tokens:,.0f}", f"{cost.handed_back_tokens:,.0f}"
-    return f"{cost.num_tools:,}", cost.mode, *tokens, f"{cost.seconds_to_first_call:.3f}"
+    seconds = "not timed" if cost.seconds_to_first_call is None else f"{cost.seconds_to_first_call:.3f}"
+    return f"{cost.num_tools:,}", cost.mode, *tokens, seconds
 
 
 def _report(costs: Sequence[Cost]) -> ReportData:
@@ -129,8 +133,8 @@ def _report(costs: Sequence[Cost]) -> ReportData:
         return tuple(
             Curve(
                 name=mode,
-                x=tuple(float(c.num_tools) for c in costs if c.mode == mode),
-                y=tuple(getattr(c, field) for c in costs if c.mode == mode),
+                x=tuple(float(c.num_tools) for c in costs if c.mode == mode and getattr(c, field) is not None),
+                y=tuple(getattr(c, field) for c in costs if c.mode == mode and getattr(c, field) is not None),
             )
             for mode in MODES
         )
