@@ -45,7 +45,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, RunConfig()).close()
 
 
-@pytest.mark.parametrize("cut", [1, 5, 20])
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 20])
 def test_a_torn_last_line_is_cut_and_nothing_else_is_lost(tmp_path: Path, cut: int) -> None:
     folder = RunFolder.open(tmp_path, RunConfig())
     messages = [Message(role="user", content="é" * n) for n in (1, 70000, 3)]

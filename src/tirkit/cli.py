@@ -96,7 +96,7 @@ def report(
 @app.command()
 def inspect(
     run_folder: Run,
-    records: Annotated[str, typer.Option(help="which trajectories: test, validation, synthesise, rl")] = "test",
+    records: Annotated[str, typer.Option(help="which trajectories: test, synthesise, rl")] = "test",
     count: Annotated[int, typer.Option(help="how many")] = 3,
     task: Annotated[str, typer.Option(help="only of this task id")] = "",
 ) -> None:

@@ -37,7 +37,9 @@ class ModelConfig(Section):
     path: str = Field(default="embedded", description="'embedded', a model folder or a Hugging Face name")
     scratch: bool = Field(default=False, description="random weights, tokenizer made from the catalogue")
     vocab_size: int = Field(default=4096, gt=300, description="size of that tokenizer")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the computation in training; weights are kept in float32"
+    )
     lora_rank: int = Field(default=0, ge=0, description="0 = full training")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -200,12 +202,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), arm: str = "") -> Run
 
     Raises `ConfigError` for an unreadable file, an unknown key, a wrong type or an arm that is not there.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    data = _read_toml(path)
     arms = _arms(data.pop("arms", {}), path)
     if arm:
         if arm not in arms:
@@ -223,13 +220,22 @@ def load_config(path: Path, overrides: Sequence[str] = (), arm: str = "") -> Run
 
 def arm_names(path: Path) -> list[str]:
     """Names of the arms a config file defines, in the file's order."""
-    return list(_arms(tomllib.loads(path.read_text(encoding="utf-8")).get("arms", {}), path))
+    return list(_arms(_read_toml(path).get("arms", {}), path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def parse_config(data: Mapping[str, Any], origin: str) -> RunConfig:
     """Validate a nested mapping; `origin` (a file name) begins every error message."""
     try:
-        return RunConfig.model_validate_json(json.dumps(data))
+        return RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         reasons = "\n".join(f"  {_explain(item)}" for item in error.errors())
         raise ConfigError(f"{origin}: {error.error_count()} setting(s) cannot be used\n{reasons}") from error

@@ -8,13 +8,12 @@
       work/NAME/             checkpoints of a stage under way, removed when it is complete
       report/                the HTML report
 
-A file is either absent or whole: it is written beside itself, synced and renamed. An append-only file may end in a
-torn line after a kill; it is cut off when the file is opened again.
+A file is either absent or whole: it is written beside itself, synced and renamed (model folders: renamed).
+An append-only file may end in a torn line after a kill; it is cut off when the file is opened again.
 """
 
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -53,7 +52,7 @@ class Manifest(BaseModel):
 
 
 class StageMark(BaseModel):
-    """Says that a stage is complete, how long it took (seconds, summed over interruptions) and what it measured."""
+    """Says that a stage is complete, how long it took (seconds, of the process that ended it) and what it measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +83,7 @@ class RunFolder:
                 raise StoreError(
                     f"{root} holds a run with other settings:\n  {changed}\nGive those back, or another --out folder"
                 )
-        elif any(path.name != ".lock" for path in root.iterdir()):
+        elif any(path.name not in (".lock", ".manifest.json.part") for path in root.iterdir()):
             raise StoreError(f"{root} is not empty and not a run folder; give another --out folder")
         else:
             folder = cls(root, _new_manifest(config))
@@ -177,9 +176,11 @@ def write_atomic(path: Path, text: str) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror}); free disk space and run the same command again"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written ({error.strerror}); free disk space and run the same command again")
 
 
 def save_folder(path: Path, save: Callable[[Path], Any]) -> None:
@@ -195,21 +196,24 @@ def save_folder(path: Path, save: Callable[[Path], Any]) -> None:
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append lines and sync, after cutting off a torn last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        _cut_torn_line(file)
-        file.write("".join(line + "\n" for line in lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab+") as file:
+            _cut_torn_line(file)
+            file.write("".join(line + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def whole_lines(path: Path) -> Iterator[str]:
     """The complete lines of a file; none if it does not exist."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:  # a torn line may end inside a character, so lines are decoded one by one
         for line in file:
-            if line.endswith("\n"):
-                yield line
+            if line.endswith(b"\n"):
+                yield line.decode()
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:
@@ -251,8 +255,3 @@ def _git_rev() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))

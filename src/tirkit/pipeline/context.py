@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -12,7 +13,7 @@ from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
-from tirkit.pipeline.sources import Sources, load_folder, load_sources
+from tirkit.pipeline.sources import SPLITS, Sources, load_folder, load_sources, stored_sources
 from tirkit.rollout.allow import SelectionAutomaton
 from tirkit.rollout.loop import Prompts, RolloutSettings, rollout
 from tirkit.rollout.policy import Policy, RolloutRequest
@@ -53,8 +54,12 @@ class Context:
 
     @cached_property
     def sources(self) -> Sources:
-        """Tools and questions; not read before a stage needs them."""
-        return load_sources(self.config)
+        """Tools and questions; once prepared they come from the run folder, whatever became of the files."""
+        if self.folder.mark("prepare") is None:
+            return load_sources(self.config)
+        tools = tuple(self.folder.read_records("catalogue", ToolSchema))
+        tasks = {split: tuple(self.folder.read_records(f"tasks_{split}", Task)) for split in SPLITS}
+        return stored_sources(self.config, tools, tasks)
 
     @cached_property
     def tools(self) -> dict[str, ToolSchema]:
@@ -118,7 +123,7 @@ class Context:
 
     def load(self, stage: str) -> Loaded:
         """The model that `stage` left."""
-        model, tokenizer = load_folder(self.folder.model(stage), self.config.model.dtype)
+        model, tokenizer = load_folder(self.folder.model(stage))
         device = self.config.model.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -135,12 +140,12 @@ class Context:
         save_folder(self.folder.model(stage), write)
 
     def trainable(self, loaded: Loaded) -> torch.nn.Module:
-        """What a training stage trains: all of the model, or LoRA factors and the tool tokens' rows."""
+        """What a training stage trains: all of the model, or LoRA factors and the rows that were added to it."""
         if not self.config.model.lora_rank:
             return loaded.model
-        tokens = self.index.tokens if self.index else ()
-        ids = [loaded.tokenizer.convert_tokens_to_ids(token) for token in tokens]
-        return add_lora(loaded.model, ids, self.config.model.lora_rank)  # pyright: ignore[reportArgumentType]
+        prepared = self.folder.mark("prepare")
+        new_ids: Any = prepared.facts["new_token_ids"] if prepared else []
+        return add_lora(loaded.model, new_ids, self.config.model.lora_rank)
 
     def merged(self, loaded: Loaded, trained: torch.nn.Module) -> Loaded:
         """The plain model after training."""

@@ -25,7 +25,6 @@ from tirkit.text.render import Renderer
 from tirkit.training.sft import WeightedRow
 
 SAMPLE_TASKS = 48
-MEASURED_BELOW = 50_000_000  # parameters: larger models are not run, their time follows from FLOPs
 EFFICIENCY = 0.4  # share of the measured matrix-product speed that training a large model reaches (an assumption)
 BYTES_A_PARAMETER = 16  # fp32 weight, gradient and two optimiser moments
 
@@ -55,11 +54,12 @@ def plan_run(config: RunConfig) -> RenderableType:
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(config, RunFolder.open(Path(folder), config), Progress())
         loaded, parameters = _model(ctx)
+        num_train = len(ctx.sources.tasks["train"])
         ctx = _with_few_tasks(ctx)
         parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, SAMPLE_TASKS)
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
         speed = _measured(ctx, loaded.model, rows) if loaded.model.device.type != "meta" else _estimated(parameters)
-        stages = _stages(ctx, rows, speed)
+        stages = _stages(ctx, rows, speed, num_train)
         ctx.folder.close()
     return _table(config, stages, speed, parameters)
 
@@ -127,17 +127,15 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed) -> list[StagePlan]:
+def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed, num_train: int) -> list[StagePlan]:
     config, (length, trained) = ctx.config, _lengths(rows)
     plans: list[StagePlan] = []
-    for stage in ("internalise", "warmup"):
-        section: TrainConfig = getattr(config, stage)
-        if section.enabled:
-            tokens = section.steps * section.batch_size * length
-            work = f"{section.steps} steps of {section.batch_size} rows"
-            plans.append(StagePlan(stage, work, tokens, tokens / speed.train))
+    if config.internalise.enabled:
+        plans.append(_training("internalise", config.internalise, length, speed))
     if config.synthesise.enabled:
-        plans.insert(-1, _synthesis(ctx, length, trained))
+        plans.append(_synthesis(ctx, length, trained, num_train))
+    if config.warmup.enabled:
+        plans.append(_training("warmup", config.warmup, length, speed))
     if config.rl.enabled:
         attempts = config.rl.steps * config.rl.batch_size * config.rl.num_generations
         tokens = attempts * (length + trained)
@@ -150,9 +148,15 @@ def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed) -> list[Sta
     return plans
 
 
-def _synthesis(ctx: Context, length: float, trained: float) -> StagePlan:
+def _training(stage: str, section: TrainConfig, length: float, speed: Speed) -> StagePlan:
+    tokens = section.steps * section.batch_size * length
+    work = f"{section.steps} steps of {section.batch_size} rows"
+    return StagePlan(stage, work, tokens, tokens / speed.train)
+
+
+def _synthesis(ctx: Context, length: float, trained: float, num_train: int) -> StagePlan:
     s = ctx.config.synthesise
-    attempts = ctx.config.tasks.num_train * s.num_samples
+    attempts = num_train * s.num_samples
     if s.teacher == "scripted":
         return StagePlan("synthesise", f"{attempts} attempts, scripted", attempts * length, attempts * 0.01)
     # Every candidate's document stands in the prompt of each of the (about two) turns.

@@ -16,10 +16,12 @@ from tirkit.methods.tinr.think import ThinkSettings, warm_up
 from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline.compare import report_runs
 from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
-from tirkit.pipeline.sources import SPLITS, load_model
-from tirkit.pipeline.teacher import make_teacher
+from tirkit.pipeline.sources import SPLITS, load_model, load_tokenizer
+from tirkit.pipeline.teacher import check_teacher, make_teacher
 from tirkit.pipeline.train import Facts, general_skills, internalise, reinforce, warmup
+from tirkit.rollout.endpoint import EndpointPolicy
 from tirkit.rollout.loop import RolloutSettings
+from tirkit.rollout.policy import RolloutError
 from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
 from tirkit.text.masks import coloured
@@ -46,6 +48,7 @@ def prepare(ctx: Context) -> Facts:
     ctx.folder.write_records("catalogue", sources.tools)
     for split in SPLITS:
         ctx.folder.write_records(f"tasks_{split}", sources.tasks[split])
+    _check_early(ctx)
     model, tokenizer = load_model(ctx.config, sources.tools, sources.tasks["train"])
     growth = grow_vocabulary(model, tokenizer, ctx.index or ToolIndex("name", ()), sources.tools)
     loaded = Loaded(model, tokenizer, Renderer(tokenizer, ctx.index))
@@ -57,9 +60,22 @@ def prepare(ctx: Context) -> Facts:
         "parameters": model.num_parameters(),
         "rows_before": growth.rows_before,
         "rows_after": growth.rows_after,
+        "new_token_ids": list(growth.ids),
         **{f"{split}_tasks": len(sources.tasks[split]) for split in SPLITS},
         **general_skills(ctx, loaded),
     }
+
+
+def _check_early(ctx: Context) -> None:
+    """Say now what would stop the run after hours. Raises `ConfigError`."""
+    tasks = [task for split in SPLITS for task in ctx.sources.tasks[split]]
+    if ctx.toolbox is None and (executed := [task.id for task in tasks if not task.calls_only]):
+        raise ConfigError(
+            f"{ctx.config.tasks.path}: {len(executed)} questions want their calls executed (first: {executed[0]!r}), "
+            'and nothing here can run these tools: add "calls_only": true to them'
+        )
+    if ctx.enabled("synthesise") and ctx.enabled("warmup"):
+        check_teacher(ctx.config.synthesise)
 
 
 def synthesise(ctx: Context) -> Facts:
@@ -77,6 +93,11 @@ def synthesise(ctx: Context) -> Facts:
         result = warm_up(
             part, teacher, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, settings, seed=ctx.config.seed
         )
+        if isinstance(teacher, EndpointPolicy) and teacher.num_failures:
+            raise RolloutError(
+                f"{teacher.num_failures} requests to {config.teacher} failed after their retries; the questions before "
+                f"number {done} are stored: see to the endpoint, then run the same command to go on"
+            )
         rejected = {str(reason): count for reason, count in result.rejected.items()}
         chunks.append(SynthesisChunk(num_tasks=len(part), kept=result.kept, rejected=rejected))
         ctx.folder.append_records("synthesis_chunks", chunks[-1:])
@@ -92,6 +113,9 @@ def synthesise(ctx: Context) -> Facts:
 def test(ctx: Context) -> Facts:
     """The test questions, asked of the last model, and of the one before RL so that RL's part can be told."""
     last = ctx.stage_before("evaluate")
+    rl = ctx.folder.mark("rl")
+    if rl is not None and rl.facts.get("skipped"):
+        last = ctx.stage_before("rl")
     stages = ["warmup", "rl"] if last == "rl" and ctx.enabled("warmup") else [last]
     results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in stages]
     ctx.folder.write_records("test_results", results)
@@ -187,6 +211,8 @@ def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, li
     if stage not in MODEL_STAGES or ctx.folder.mark(stage) is None:
         done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
         raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+    if prompt and prompt not in ("none", "documents", "retrieve"):
+        raise ConfigError(f"--prompt {prompt!r}: give none, documents or retrieve")
     if prompt:
         data = ctx.config.model_dump()
         data["rollout"]["prompt"] = prompt
@@ -213,14 +239,17 @@ def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, li
 
 
 def inspect_run(root: Path, records: str, count: int, task_id: str) -> list[RenderableType]:
-    """Trajectories of a run, coloured by mask. `records`: test, validation, synthesise or rl."""
+    """Trajectories of a run, coloured by mask. `records`: test, synthesise or rl."""
     ctx = open_run(root)
-    renderer = ctx.load(ctx.stage_before("evaluate")).renderer
+    stage = next((name for name in reversed(MODEL_STAGES) if ctx.folder.mark(name) is not None), "")
+    if not stage:
+        raise ConfigError(f"{root} has no complete stage yet: nothing to look at")
+    renderer = Renderer(load_tokenizer(ctx.folder.model(stage)), ctx.index)
     tasks = {task.id: task for split in SPLITS for task in ctx.folder.read_records(f"tasks_{split}", Task)}
     if records == "rl":
         found = [t for group in ctx.folder.read_records("rl", Group) for t in group.trajectories]
     else:
-        name = {"test": f"test_{ctx.stage_before('evaluate')}", "synthesise": "synthesis"}.get(records, records)
+        name = {"test": f"test_{stage}", "synthesise": "synthesis"}.get(records, records)
         found = list(ctx.folder.read_records(name, Trajectory))
     chosen = [trajectory for trajectory in found if not task_id or trajectory.task_id == task_id]
     if not chosen:

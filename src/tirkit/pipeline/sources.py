@@ -82,6 +82,14 @@ def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, 
     return tuple(task for _, _, task in order)
 
 
+def stored_sources(config: RunConfig, tools: tuple[ToolSchema, ...], tasks: dict[str, tuple[Task, ...]]) -> Sources:
+    """The sources of a run that has stored its tools and tasks."""
+    if config.catalogue.path != "embedded":
+        return Sources(tools, tasks, seen_tools(tasks["train"]), None)
+    world = World(config.catalogue.num_tools)
+    return Sources(tools, tasks, frozenset(tool.name for tool in tools) - world.held_out, world.functions)
+
+
 def load_model(
     config: RunConfig, tools: Sequence[ToolSchema], train: Sequence[Task]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -94,14 +102,17 @@ def load_model(
         return new_model(tokenizer, config.seed), tokenizer
     if settings.path == "embedded":
         return load_base()
-    return load_folder(Path(settings.path) if Path(settings.path).is_dir() else settings.path, settings.dtype)
+    return load_folder(settings.path)
 
 
-def load_folder(path: Path | str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A model and its tokenizer from a folder or, by name, from the hub. Raises `ConfigError` where there is none."""
+def load_folder(path: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model in float32 and its tokenizer, from a folder or, by name, from the hub.
+
+    Raises `ConfigError` where there is none.
+    """
     tokenizer = load_tokenizer(path)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)), tokenizer
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), tokenizer
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 

@@ -26,6 +26,8 @@ def split_tasks(
     At least `min_seen_test` test tasks use only tools that training tasks use too; the others are drawn at random from
     the rest. Raises `ConfigError` where the questions do not allow it.
     """
+    if min_seen_test > num_test:
+        raise ConfigError(f"tasks.min_seen_test = {min_seen_test} is more than tasks.num_test = {num_test}")
     if num_validation + num_test >= len(tasks):
         raise ConfigError(
             f"tasks.num_validation + tasks.num_test = {num_validation + num_test} leaves nothing to train on: "
@@ -58,6 +60,11 @@ def split_tasks(
         if task.id not in chosen and take(task, frozenset(needed)):
             chosen.add(task.id)
             test.append(task)
+    if len(chosen) < num_test + num_validation:
+        raise ConfigError(
+            f"only {len(chosen)} of {num_test + num_validation} validation and test questions can be taken so that "
+            "the tools of the seen ones stay in training: lower tasks.num_test or tasks.min_seen_test"
+        )
     return {
         "train": [task for task in tasks if task.id not in chosen],
         "validation": [task.model_copy(update={"split": "validation"}) for task in test[num_test:]],

@@ -21,15 +21,20 @@ or, when you have the results you need or no tool is needed, reply: <answer>your
 Write nothing else."""
 
 
+def check_teacher(config: SynthesiseConfig) -> None:
+    """Raises `ConfigError` where an endpoint's key is missing."""
+    if config.teacher != "scripted" and not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(
+            "synthesise.teacher is an endpoint: put its key in OPENAI_API_KEY (any text for a local server)"
+        )
+
+
 def make_teacher(config: SynthesiseConfig, renderer: Renderer) -> Policy:
     """The configured teacher. Raises `ConfigError` where an endpoint's key is missing."""
     if config.teacher == "scripted":
         return ScriptedPolicy(oracle(TEACHER_DIALECT), renderer, "scripted teacher")
-    key = os.environ.get("OPENAI_API_KEY")  # a secret, so never in a config that is saved with the run
-    if not key:
-        raise ConfigError(
-            "synthesise.teacher is an endpoint: put its key in OPENAI_API_KEY (any text for a local server)"
-        )
-    connect = partial(AsyncOpenAI, base_url=config.base_url or None, api_key=key)
+    check_teacher(config)
+    # The key is a secret, so it never stands in a config, which is saved with the run.
+    connect = partial(AsyncOpenAI, base_url=config.base_url or None, api_key=os.environ["OPENAI_API_KEY"])
     settings = EndpointSettings(config.teacher, INSTRUCTIONS, max_concurrent=config.concurrency)
     return EndpointPolicy(connect, renderer, settings)

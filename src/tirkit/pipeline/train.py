@@ -37,6 +37,8 @@ def internalise(ctx: Context) -> Facts:
     config = ctx.config.internalise
     loaded = ctx.load(ctx.stage_before("internalise"))
     rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, config.corpus.questions)
+    if not rows:
+        raise ConfigError("internalise: every kind of example is switched off (internalise.corpus.*)")
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
     report = _train_sft(ctx, loaded, "internalise", config, rows)
     return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "internalise")}
@@ -52,6 +54,11 @@ def warmup(ctx: Context) -> Facts:
     if not ctx.enabled("synthesise"):
         rows = use_rows(ctx, loaded, len(tasks))
     replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
+    if not rows:
+        raise ConfigError(
+            "warmup: no attempt of the teacher was kept, so there is nothing to train on; stages/synthesise.json in "
+            "the run folder counts the reasons"
+        )
     rows = replay_mix(rows, replayed, config.replay if replayed else 0.0, ctx.config.seed)
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
     report = _train_sft(ctx, loaded, "warmup", config, rows)
@@ -79,6 +86,7 @@ def reinforce(ctx: Context) -> Facts:
         per_device_train_batch_size=config.micro_batch,
         gradient_accumulation_steps=config.batch_size // config.micro_batch,
         save_steps=config.save_every,
+        bf16=ctx.config.model.dtype == "bfloat16",
         logging_steps=1,
         seed=ctx.config.seed,
     )
@@ -192,6 +200,7 @@ def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, ro
         max_tokens=config.max_tokens,
         seed=ctx.config.seed,
         save_steps=config.save_every,
+        bf16=ctx.config.model.dtype == "bfloat16",
         validate_steps=config.validate_every or None,
         keep_best=bool(config.validate_every),
     )

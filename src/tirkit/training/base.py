@@ -1,5 +1,6 @@
 """What both trainers share: a `transformers.Trainer` whose step number alone decides what is trained on."""
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -16,7 +17,10 @@ from tirkit.training.prefix import scoring
 
 
 def training_arguments(output_dir: str, **settings: Any) -> TrainingArguments:
-    """`TrainingArguments` that print nothing, report nowhere and keep the newest two checkpoints, unless told."""
+    """`TrainingArguments` that print nothing, report nowhere and keep the newest two checkpoints, unless told.
+
+    Raises RuntimeError where a launcher started several processes and they would not work together.
+    """
     quiet: dict[str, Any] = {
         "disable_tqdm": True,
         "report_to": "none",
@@ -24,8 +28,16 @@ def training_arguments(output_dir: str, **settings: Any) -> TrainingArguments:
         "save_total_limit": 2,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": False,
+        # Without an accelerator and without this, every process that torchrun starts believes that it is alone.
+        "use_cpu": not torch.accelerator.is_available(),
     }
-    return TrainingArguments(output_dir=output_dir, **quiet | {k: v for k, v in settings.items() if v is not None})
+    args = TrainingArguments(output_dir=output_dir, **quiet | {k: v for k, v in settings.items() if v is not None})
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
+        raise RuntimeError(
+            f"{started} processes were started but each trains alone (world size {args.world_size}): "
+            "start them with torchrun, and check that torch.distributed has a backend for this device"
+        )
+    return args
 
 
 def rows_of_step(step: int, num_rows: int, batch_size: int, seed: int, shuffle: bool = True) -> list[int]:
