@@ -194,3 +194,20 @@ def test_use_plays_gold_without_reasoning(four: SimpleNamespace) -> None:
     (example,) = use([TASK], four.renderer, Dialect(), four.by_name, toolbox, documents)
     assert "Multiply two integers." in four.renderer.decode(example.trajectory.prompt_ids)
     assert use([TASK], four.renderer, four.dialect, four.by_name, toolbox, RolloutSettings(max_turns=2)) == []
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
+def test_views_name_the_tool_in_a_thought_before_they_select_it(four: SimpleNamespace, share, expected) -> None:
+    settings = CorpusSettings(views=8, pseudo_calls=8, thoughts=share)
+    found = set()
+    described = [tool for tool in four.tools if tool.description]
+    for example in alignment_corpus(described, four.dialect, settings):
+        if example.kind not in ("view", "pseudo_call"):
+            continue
+        read = four.dialect.parse(example.trajectory.turns[0].text)
+        found.add(read.think is not None)
+        if read.think is not None:
+            tool = next(tool for tool in four.tools if tool.name == read.selected[0])
+            assert read.think.lower().startswith(tool.description.rstrip(".").lower())
+            assert read.think.endswith(f" : {four.index.surface(tool.name)}")
+    assert found == expected
