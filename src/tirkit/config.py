@@ -87,7 +87,9 @@ class CorpusConfig(Section):
     recall: int = Field(default=1, ge=0)
     views: int = Field(default=4, ge=0, description="0 = no document-derived views in the chat format")
     pseudo_calls: int = Field(default=3, ge=0)
-    thoughts: float = Field(default=0.5, ge=0, le=1, description="share of those that name the tool in a thought first")
+    thoughts: float = Field(
+        default=0.5, ge=0, le=1, description="share of pseudo calls that name the tool in a thought first"
+    )
     field_dropout: float = Field(default=0.3, ge=0, lt=1)
     questions: int = Field(default=400, ge=0, description="training questions answered without reasoning; 0 = none")
 

@@ -49,8 +49,8 @@ class CorpusSettings:
 
     alpha, beta: not published; 1 is ours. A kind whose weight is 0 is left out. `names_in_documents` False hides the
     name from memorise and from views, so that the token must be found from the description alone. `thoughts` is the
-    share of views and pseudo calls that restate the description and name the tool in a thought before they select it,
-    as phase 2 will: without it no unseen tool's token ever follows a thought. Paper's ablations:
+    share of pseudo calls that restate the description and name the tool in a thought before they select it, as phase 2
+    will: without it no unseen tool's token ever follows a thought. Paper's ablations:
     memorise only = alpha 0, beta 0, views 0; no recall = alpha 0.
     """
 
