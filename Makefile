@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)
-	$(BIN)/tirkit compare configs/tinr_u/embedded.toml --arms method,retrieve,documents --out runs/demo
+	$(BIN)/tirkit compare configs/tinr_u/embedded.toml --arms method,retrieve --out runs/demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
