@@ -9,6 +9,7 @@ import pytest
 from tirkit.methods.tinr.corpus import (
     CorpusSettings,
     alignment_corpus,
+    keywords,
     loss_weights,
     memorise,
     pseudo_call,
@@ -197,17 +198,29 @@ def test_use_plays_gold_without_reasoning(four: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
-def test_pseudo_calls_name_the_tool_in_a_thought_before_they_select_it(four: SimpleNamespace, share, expected) -> None:
-    settings = CorpusSettings(pseudo_calls=8, thoughts=share)
-    found = set()
+@pytest.mark.parametrize("kind", ["view", "pseudo_call"])
+def test_queries_name_the_tool_in_a_thought_before_they_select_it(four: SimpleNamespace, kind, share, expected) -> None:
+    settings = CorpusSettings(views=8, pseudo_calls=8, thoughts=share)
+    found, restated = set(), set()
     described = four.tools[:3]  # the last one has no description to restate
     for example in alignment_corpus(described, four.dialect, settings):
-        if example.kind != "pseudo_call":
+        if example.kind != kind:
             continue
         read = four.dialect.parse(example.trajectory.turns[0].text)
         found.add(read.think is not None)
         if read.think is not None:
             tool = next(tool for tool in four.tools if tool.name == read.selected[0])
-            assert read.think.lower().startswith(tool.description.rstrip(".").lower())
-            assert read.think.endswith(f" : {four.index.surface(tool.name)}")
+            words, surface = read.think.split(" : ")
+            assert surface == four.index.surface(tool.name)
+            whole = tool.description.rstrip(".").lower()
+            restated.add(words.lower() == whole)
+            assert words.lower() == whole or set(words.split()) <= set(whole.split())
     assert found == expected
+    assert restated == ({True, False} if share else set())  # the description as it is, and its keywords
+
+
+def test_keywords_leave_out_function_words_and_the_possessive() -> None:
+    assert sorted(keywords("Returns a boat's price, in the end.", random.Random(0))) == [
+        *("boat", "end", "price", "returns"),
+    ]
+    assert keywords("of the", random.Random(0)) == []

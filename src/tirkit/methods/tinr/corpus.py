@@ -2,7 +2,7 @@
 
     memorise     user: a template around the document                    → the tool's selection
     recall       user asks; selection of the tool (given); user asks     → the tool's document, canonical JSON
-    view         user: some words of the name or of the description      → the tool's selection
+    view         user: words of the name or of the description, keywords → (thought), the tool's selection
     pseudo_call  user: such words and random values for its parameters   → selection, (document), call
     use          user: a real question                                   → the gold selection, (documents), calls, …
 
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from bm25s.stopwords import STOPWORDS_EN
 from pydantic import JsonValue
 
 from tirkit.methods.tinr.values import random_arguments, say
@@ -49,8 +50,8 @@ class CorpusSettings:
 
     alpha, beta: not published; 1 is ours. A kind whose weight is 0 is left out. `names_in_documents` False hides the
     name from memorise and from views, so that the token must be found from the description alone. `thoughts` is the
-    share of pseudo calls that restate the description and name the tool in a thought before they select it, as phase 2
-    will: without it no unseen tool's token ever follows a thought. Paper's ablations:
+    share of views and pseudo calls that restate the description, or its keywords, and name the tool in a thought before
+    they select it, as phase 2 will: without it no unseen tool's token ever follows a thought. Paper's ablations:
     memorise only = alpha 0, beta 0, views 0; no recall = alpha 0.
     """
 
@@ -186,8 +187,8 @@ def view(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, seed: int
     template, words = rng.choice(VIEW_TEMPLATES), _words(tool, settings, rng)
     if not template.startswith("{words}"):
         words = words[:1].lower() + words[1:]
-    content = template.format(words=words)
-    return Example(_selecting(tool, dialect, content, f"view/{tool.name}/{i}"), "view", "memorise")
+    content, think = template.format(words=words), _thought(tool, dialect, settings, rng)
+    return Example(_selecting(tool, dialect, content, f"view/{tool.name}/{i}", think), "view", "memorise")
 
 
 def pseudo_call(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, seed: int, i: int) -> Example:
@@ -208,8 +209,11 @@ def pseudo_call(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, se
 
 
 def _thought(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, rng: random.Random) -> str:
-    """The description restated, then the tool as it is written; "" for the rest, and where the words can't be said."""
-    words = tool.description.rstrip(".")
+    """The description or keywords of it, then the tool as it is written; "" for the rest, and where that can't be said.
+
+    A teacher's thoughts name what is wanted in words of its own, and keywords in any order are nearest to all of them.
+    """
+    words = tool.description.rstrip(".") if rng.random() < 0.5 else " ".join(keywords(tool.description, rng)[:4])
     if rng.random() >= settings.thoughts or dialect.index is None or not words:
         return ""
     if any(entry in words for entry in (*CONTROL_STRINGS, "<<", "\n")):
@@ -228,14 +232,21 @@ def split_name(name: str) -> str:
 
 
 def _words(tool: ToolSchema, settings: CorpusSettings, rng: random.Random) -> str:
-    """The name in words, the whole description, or a part of it (words left out, order kept)."""
-    sources = [tool.description] * 3 if tool.description else []
+    """The name in words, the description's keywords, the whole of it, or a part (words left out, order kept)."""
+    sources = [tool.description] * 2 + [" ".join(keywords(tool.description, rng))] if tool.description else []
     if settings.names_in_documents or not sources:
         sources.append(split_name(tool.name) or tool.name)
     words = rng.choice(sources).rstrip(".").split()
     if len(words) > 3 and rng.random() < 0.6:
         words = [word for word in words if rng.random() >= settings.field_dropout] or words
     return " ".join(words)
+
+
+def keywords(text: str, rng: random.Random) -> list[str]:
+    """The words of `text` that are no function words, in random order; without the possessive 's."""
+    found = re.findall(r"\w[\w-]*", text.lower().replace("'s", ""))
+    words = [word for word in found if word not in STOPWORDS_EN]
+    return rng.sample(words, len(words))
 
 
 # ------------------------------------------------------------------------------------------------ use
@@ -284,8 +295,8 @@ def _selection(tool: ToolSchema, dialect: Dialect, handed_back: bool, think: str
     return Turn(text=selection_text(tool, dialect, think), selected=(tool.name,), reply=reply)
 
 
-def _selecting(tool: ToolSchema, dialect: Dialect, content: str, task_id: str) -> Trajectory:
-    return _trajectory(task_id, content, (_selection(tool, dialect, handed_back=False),), StopReason.MAX_TURNS)
+def _selecting(tool: ToolSchema, dialect: Dialect, content: str, task_id: str, think: str = "") -> Trajectory:
+    return _trajectory(task_id, content, (_selection(tool, dialect, False, think),), StopReason.MAX_TURNS)
 
 
 def _trajectory(task_id: str, content: str, turns: tuple[Turn, ...], stop: StopReason) -> Trajectory:
