@@ -59,6 +59,9 @@ class TasksConfig(Section):
 
     path: str = Field(default="embedded", description="'embedded', 'seal_tools_sample' or a question file")
     num_train: int = Field(default=1600, gt=0)
+    num_rl: int = Field(
+        default=0, ge=0, description="training questions that RL alone trains on; 0 = all, after phases 1 and 2 did"
+    )
     num_validation: int = Field(default=128, gt=0)
     num_test: int = Field(default=512, gt=0)
     min_seen_test: int = Field(default=0, ge=0, description="test questions whose tools are all seen, at least")
@@ -88,7 +91,7 @@ class CorpusConfig(Section):
     views: int = Field(default=4, ge=0, description="0 = no document-derived views in the chat format")
     pseudo_calls: int = Field(default=3, ge=0)
     thoughts: float = Field(
-        default=0.5, ge=0, le=1, description="share of pseudo calls that name the tool in a thought first"
+        default=0.5, ge=0, le=1, description="share of views and pseudo calls that name the tool in a thought first"
     )
     field_dropout: float = Field(default=0.3, ge=0, lt=1)
     questions: int = Field(default=400, ge=0, description="training questions answered without reasoning; 0 = none")
@@ -145,7 +148,7 @@ class RLConfig(TrainConfig):
     iterations: int = Field(default=1, gt=0, description="updates per batch of rollouts")
     temperature: float = Field(default=1.0, gt=0)
     entropy_coefficient: float = Field(default=0.0, ge=0)
-    min_success: float = Field(default=0.1, ge=0, le=1, description="sampled success below which RL is skipped")
+    min_success: float = Field(default=0.1, ge=0, le=1, description="share of sampled validation answers that RL needs")
     save_every: int = Field(default=10, gt=0)
 
     @model_validator(mode="after")

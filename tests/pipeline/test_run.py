@@ -28,7 +28,8 @@ name = "tiny"
 [catalogue]
 num_tools = 16
 [tasks]
-num_train = 24
+num_train = 30
+num_rl = 6
 num_validation = 6
 num_test = 9
 [internalise]

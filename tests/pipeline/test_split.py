@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tirkit.config import ConfigError
+from tirkit.config import ConfigError, parse_config
+from tirkit.evaluation.terminal import Progress
+from tirkit.pipeline.context import Context
 from tirkit.pipeline.split import seen_tools, split_tasks, tool_names
+from tirkit.store import RunFolder
 from tirkit.types import Message, Task, ToolCall
 
 
@@ -48,3 +51,14 @@ def test_what_cannot_be_divided_is_said() -> None:
     pairs = [task(number, f"tool{number // 2}") for number in range(40)]  # each tool in two questions
     with pytest.raises(ConfigError, match="only 20 of 30"):
         split_tasks(pairs, 10, 20, 20, seed=0)
+
+
+def test_questions_kept_for_rl_train_nothing_else(tmp_path) -> None:
+    config = parse_config({"catalogue": {"num_tools": 16}, "tasks": {"num_train": 20, "num_rl": 6}}, "here")
+    ctx = Context(config, RunFolder.open(tmp_path / "some", config), Progress())
+    assert ctx.sft_tasks == ctx.train_tasks[:14]
+    assert ctx.rl_tasks == ctx.train_tasks[14:]
+    config = parse_config({"catalogue": {"num_tools": 16}, "tasks": {"num_train": 20}}, "here")
+    ctx = Context(config, RunFolder.open(tmp_path / "all", config), Progress())
+    assert ctx.sft_tasks == ctx.rl_tasks == ctx.train_tasks
+    assert len(ctx.train_tasks) == 20

@@ -106,6 +106,16 @@ class Context:
         chosen = [task.tools or candidates(task, retriever, tools, size, self.config.seed) for task in tasks]
         return tuple(task.model_copy(update={"tools": names}) for task, names in zip(tasks, chosen, strict=True))
 
+    @property
+    def sft_tasks(self) -> tuple[Task, ...]:
+        """Training questions of phases 1 and 2: all but those kept for RL."""
+        return self.train_tasks[: len(self.train_tasks) - self.config.tasks.num_rl]
+
+    @property
+    def rl_tasks(self) -> tuple[Task, ...]:
+        """Training questions of phase 3: those kept for it, else all."""
+        return self.train_tasks[-self.config.tasks.num_rl :]  # [-0:] is all
+
     @cached_property
     def prompts(self) -> Prompts:
         """Which documents stand in a task's prompt."""

@@ -54,7 +54,7 @@ def plan_run(config: RunConfig) -> RenderableType:
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(config, RunFolder.open(Path(folder), config), Progress())
         loaded, parameters = _model(ctx)
-        num_train = len(ctx.sources.tasks["train"])
+        num_train = len(ctx.sft_tasks)
         ctx = _with_few_tasks(ctx)
         parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, SAMPLE_TASKS)
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
@@ -84,6 +84,7 @@ def _model(ctx: Context) -> tuple[Loaded, int]:
 def _with_few_tasks(ctx: Context) -> Context:
     """A sample of the training questions is enough to know how long rows are."""
     few = dict(ctx.sources.tasks) | {"train": ctx.sources.tasks["train"][:SAMPLE_TASKS]}
+    ctx.config = ctx.config.model_copy(update={"tasks": ctx.config.tasks.model_copy(update={"num_rl": 0})})
     ctx.sources = type(ctx.sources)(ctx.sources.tools, few, ctx.sources.seen, ctx.sources.functions)
     return ctx
 

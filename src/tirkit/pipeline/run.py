@@ -68,6 +68,11 @@ def prepare(ctx: Context) -> Facts:
 
 def _check_early(ctx: Context) -> None:
     """Say now what would stop the run after hours. Raises `ConfigError`."""
+    if not ctx.sft_tasks:
+        raise ConfigError(
+            f"tasks.num_rl = {ctx.config.tasks.num_rl} leaves phases 1 and 2 nothing to train on: there are "
+            f"{len(ctx.train_tasks)} training questions"
+        )
     tasks = [task for split in SPLITS for task in ctx.sources.tasks[split]]
     if ctx.toolbox is None and (executed := [task.id for task in tasks if not task.calls_only]):
         raise ConfigError(
@@ -80,7 +85,7 @@ def _check_early(ctx: Context) -> None:
 
 def synthesise(ctx: Context) -> Facts:
     """TInR-U phase 2 data: the teacher's attempts, kept by rejection sampling, piece by piece."""
-    config, tasks = ctx.config.synthesise, ctx.sources.tasks["train"]
+    config, tasks = ctx.config.synthesise, ctx.sft_tasks
     loaded = ctx.load("prepare")
     teacher = make_teacher(config, loaded.renderer)
     limits = RolloutSettings(prompt="documents", max_new_tokens=1024)

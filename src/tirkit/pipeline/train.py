@@ -48,7 +48,7 @@ def warmup(ctx: Context) -> Facts:
     """TInR-U phase 2: the teacher's kept trajectories, with some of phase 1 replayed among them."""
     config = ctx.config.warmup
     loaded = ctx.load(ctx.stage_before("warmup"))
-    tasks = {task.id: task for task in ctx.train_tasks}
+    tasks = {task.id: task for task in ctx.sft_tasks}
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
     rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
     if not ctx.enabled("synthesise"):
@@ -94,7 +94,7 @@ def reinforce(ctx: Context) -> Facts:
         model,
         args,
         _rl_settings(ctx),
-        ctx.train_tasks,
+        ctx.rl_tasks,
         ctx.rollout(loaded, policy),
         TinrReward(ctx.dialect),
         pad_id=loaded.pad_id,
@@ -136,8 +136,11 @@ def _keep_groups(ctx: Context):
 
 
 def sampled_success(ctx: Context, loaded: Loaded) -> float:
-    """Share of right attempts at 64 training tasks, 4 samples each: what RL would have to learn from."""
-    requests = group_requests(ctx.train_tasks[:64], 4, ctx.config.seed)
+    """Share of right attempts at 64 validation questions, 4 samples each.
+
+    Training questions would flatter a model that knows them by heart.
+    """
+    requests = group_requests(ctx.sources.tasks["validation"][:64], 4, ctx.config.seed)
     attempts = ctx.rollout(loaded, ctx.policy(loaded, ctx.config.rl.temperature))(requests)
     right = [verdict(t, request.task) is Verdict.RIGHT for t, request in zip(attempts, requests, strict=True)]
     return sum(right) / len(right)
@@ -158,7 +161,7 @@ def use_rows(ctx: Context, loaded: Loaded, number: int) -> list[WeightedRow]:
     beta = ctx.config.internalise.beta
     if not beta:
         return []
-    examples = use(ctx.train_tasks[:number], loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    examples = use(ctx.sft_tasks[:number], loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
     return _weighted(ctx, loaded, examples, {"use": beta})
 
 
