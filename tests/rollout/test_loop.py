@@ -92,9 +92,9 @@ def test_every_turn_sees_exactly_the_ids_before_it(tiny: SimpleNamespace, toolbo
     seen: list[GenerateRequest] = []
 
     class Spy(ScriptedPolicy):
-        def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-            seen.extend(requests)
-            return super().generate(requests)
+        def write(self, request: GenerateRequest) -> Generation:
+            seen.append(request)
+            return super().write(request)
 
     policy = Spy(oracle(tiny.dialect), tiny.renderer)
     (trajectory,) = rollout([RolloutRequest(TWO_ROUNDS)], policy, tiny.renderer, tiny.dialect, tiny.tools, toolbox)
@@ -210,9 +210,8 @@ def test_one_step_dialect_calls_straight_away(tiny: SimpleNamespace, toolbox: Py
 
 def test_a_silent_endpoint_stops_its_attempt_only(tiny: SimpleNamespace, toolbox: PythonToolbox) -> None:
     class Flaky(ScriptedPolicy):
-        def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-            failed = Generation((), (), "", "failed")
-            return [failed if r.task.id == "bad" else super(Flaky, self).generate([r])[0] for r in requests]
+        def write(self, request: GenerateRequest) -> Generation:
+            return Generation((), (), "", "failed") if request.task.id == "bad" else super().write(request)
 
     policy = Flaky(oracle(tiny.dialect), tiny.renderer)
     requests = [RolloutRequest(TWO_ROUNDS), RolloutRequest(TWO_ROUNDS.model_copy(update={"id": "bad"}))]

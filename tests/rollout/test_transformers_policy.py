@@ -6,7 +6,8 @@ import torch
 
 from tirkit.rollout.allow import SelectionAutomaton
 from tirkit.rollout.policy import GenerateRequest, RolloutError
-from tirkit.rollout.transformers_policy import TransformersPolicy, sample
+from tirkit.rollout.sampling import sample
+from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.text.dialects import Dialect
 from tirkit.types import Message, Task
 

@@ -6,15 +6,16 @@ the API accepts role "tool" only in answer to its own tool calls.
 """
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 from openai import AsyncOpenAI
 
-from tirkit.rollout.policy import GenerateRequest, Generation, RolloutError, written
+from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutError, Session, written
 from tirkit.text.control import THINK_CLOSE, THINK_OPEN
 from tirkit.text.dialects import print_document
 from tirkit.text.render import Renderer
@@ -44,10 +45,10 @@ class EndpointSettings:
     timeout_s: float = 120.0
 
 
-class EndpointPolicy:
+class EndpointPolicy(Policy):
     """Asks an endpoint. `num_failures` counts generations that no retry got; they stop their attempt as policy_failed.
 
-    connect: makes the client, e.g. `functools.partial(AsyncOpenAI, base_url=…, api_key=…)`; called for every batch,
+    connect: makes the client, e.g. `functools.partial(AsyncOpenAI, base_url=…, api_key=…)`; called for every session,
     since an HTTP connection belongs to the event loop it was opened in.
     """
 
@@ -56,27 +57,19 @@ class EndpointPolicy:
         self.name = settings.model
         self.num_failures = 0
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One generation a request, same order. Must not be called inside a running event loop.
+    def session(self) -> Session:
+        """A session with connections of its own. Must not be used inside a running event loop.
 
-        Raises RolloutError where the endpoint says that asking is no use: wrong key, wrong model, wrong address.
+        `advance` raises RolloutError where the endpoint says that asking is no use: wrong key, wrong model, wrong
+        address.
         """
-        generations = asyncio.run(self._generate_all(requests))
-        self.num_failures += sum(generation.finish == "failed" for generation in generations)
-        return generations
+        return _EndpointSession(self)
 
-    async def _generate_all(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        gate = asyncio.Semaphore(self.settings.max_concurrent)
-        async with self.connect() as client:
-            asking = client.with_options(max_retries=0)  # retries are ours, so that they are counted and logged
-            return list(await asyncio.gather(*(self._generate(asking, gate, request) for request in requests)))
-
-    async def _generate(self, client: AsyncOpenAI, gate: asyncio.Semaphore, request: GenerateRequest) -> Generation:
+    async def ask(self, client: AsyncOpenAI, request: GenerateRequest) -> Generation:
         """One generation; "failed" after the last retry, or at once where asking again cannot help."""
         for attempt in range(self.settings.retries + 1):
             try:
-                async with gate:
-                    return await self._ask(client, request)
+                return await self._ask(client, request)
             except TRANSIENT as error:
                 logger.warning("%s: try %d failed: %s", self.name, attempt + 1, error)
             except openai.BadRequestError as error:
@@ -87,6 +80,7 @@ class EndpointPolicy:
                 raise RolloutError(f"endpoint {client.base_url} refused model {self.name!r}: {error}") from error
             if attempt < self.settings.retries:
                 await asyncio.sleep(self.settings.backoff_s * 2**attempt)
+        self.num_failures += 1
         return Generation((), (), "", "failed")
 
     async def _ask(self, client: AsyncOpenAI, request: GenerateRequest) -> Generation:
@@ -108,6 +102,51 @@ class EndpointPolicy:
             return written(self.renderer, text, max_new_tokens=10**9)
         ids = tuple(self.renderer.completion_ids(text))[:-1]  # cut off: no end of turn was written
         return Generation(ids, (), text, "length")
+
+
+class _EndpointSession(Session):
+    """At most `max_concurrent` requests in flight. What goes first is what the server most likely has in its prefix
+    cache: conversations that go on, then new ones by key, so that the copies of a task follow each other.
+    """
+
+    def __init__(self, policy: EndpointPolicy):
+        self._policy = policy
+        self._queue: list[tuple[bool, int, GenerateRequest]] = []  # a heap; the first two fields order it
+        self._flying: dict[asyncio.Task[Generation], int] = {}
+
+    def __enter__(self) -> "_EndpointSession":
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
+        self._woken = asyncio.Event()
+        self._client = self._policy.connect()
+        self._asking = self._client.with_options(max_retries=0)  # retries are ours, so that they are counted and logged
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for task in self._flying:
+            task.cancel()
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def submit(self, key: int, request: GenerateRequest) -> None:
+        heapq.heappush(self._queue, (not request.turns, key, request))
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        return self._runner.run(self._next())
+
+    async def _next(self) -> list[tuple[int, Generation]]:
+        """What is done when the first is, in the order it was sent; nothing where `wake` came before."""
+        while self._queue and len(self._flying) < self._policy.settings.max_concurrent:
+            _, key, request = heapq.heappop(self._queue)
+            self._flying[asyncio.create_task(self._policy.ask(self._asking, request))] = key
+        waker = asyncio.create_task(self._woken.wait())
+        done, _ = await asyncio.wait([*self._flying, waker], return_when=asyncio.FIRST_COMPLETED)
+        waker.cancel()
+        self._woken.clear()
+        return [(self._flying.pop(task), task.result()) for task in list(self._flying) if task in done]
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._woken.set)
 
 
 def chat_messages(request: GenerateRequest, instructions: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The tool loop: tasks → trajectories, all attempts of a batch in step, one generation a turn.
+"""The tool loop: tasks → trajectories, one generation a turn, every attempt at its own pace.
 
 One turn of an attempt: the policy writes; what it wrote is read by the dialect; then
 
@@ -11,6 +11,11 @@ One turn of an attempt: the policy writes; what it wrote is read by the dialect;
 Token-in, token-out: the ids a turn sees are prompt_ids + every earlier turn's ids + reply_ids, as they were; nothing
 is decoded and encoded again. The loop raises for what the caller got wrong (no toolbox for tasks that execute their
 calls, an unknown tool in a task's toolset); what the policy got wrong ends up in the trajectory.
+
+One event loop: a finished turn is read at once; documents are handed back at once; calls run on threads while the other
+attempts are being written, so a slow tool delays its own attempt only. With `workers=0` calls run on the loop's own
+thread: then all events come in an order that follows from the requests, and a run can be repeated bit for bit. With
+threads it follows from time, so the company that a row is computed in does, and with it the last bits of log-probs.
 """
 
 import hashlib
@@ -19,11 +24,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tirkit.rollout.calls import Calls
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutError, RolloutRequest
 from tirkit.text.dialects import Dialect, ParsedTurn, print_document
 from tirkit.text.render import Renderer
 from tirkit.tools.retrieve import ToolRetriever
-from tirkit.tools.runtime import Toolbox, run_all
+from tirkit.tools.runtime import Toolbox
 from tirkit.types import Message, Mode, StopReason, Task, ToolCall, ToolResult, ToolSchema, Trajectory, Turn
 
 UNKNOWN_TOOL = re.compile(r"(call \d+: )?unknown tool ")  # how the dialect's problems with unknown names begin
@@ -35,7 +41,8 @@ class RolloutSettings:
 
     `max_new_tokens` is per turn, `max_tokens` for the whole completion, replies included. `prompt`: "none" (tools are
     in the weights), "documents" (of the task's toolset, or of the whole catalogue), "retrieve" (the `k` of those that
-    BM25 ranks first for the last user message). `workers` calls run at the same time.
+    BM25 ranks first for the last user message). `workers` calls run at the same time, on threads; 0 is for tools that
+    take microseconds: they run between two steps of the policy, in an order that can be repeated.
     """
 
     max_turns: int = 8
@@ -44,7 +51,7 @@ class RolloutSettings:
     max_tokens: int = 4096
     prompt: Literal["none", "documents", "retrieve"] = "none"
     k: int = 5
-    workers: int = 8
+    workers: int = 16
 
 
 def rollout(
@@ -67,12 +74,31 @@ def rollout(
             raise RolloutError(f"task {task.id!r} executes its calls: pass a toolbox, or mark the task calls_only")
         if missing := [name for name in task.tools if name not in tools]:
             raise RolloutError(f"task {task.id!r} names tools that the catalogue lacks: {missing[:5]}")
-    loop = _Loop(renderer, dialect, tools, toolbox, settings)
+    loop = _Loop(renderer, dialect, tools, settings)
     attempts = loop.start(requests)
-    while live := [attempt for attempt in attempts if attempt.stop is None]:
-        for attempt, generation in zip(live, policy.generate([loop.ask(a) for a in live]), strict=True):
-            loop.read(attempt, generation)
-        loop.run_calls([attempt for attempt in live if attempt.waiting])
+    with policy.session() as session, Calls(toolbox, settings.workers, session.wake) as calls:
+        writing = set(range(len(attempts)))
+        for key in sorted(writing):
+            session.submit(key, loop.ask(attempts[key]))
+
+        def go_on(key: int) -> None:
+            attempt = attempts[key]
+            if attempt.stop is not None:
+                session.forget(key)
+            elif attempt.waiting:
+                calls.start(key, attempt.waiting)
+            else:
+                session.submit(key, loop.ask(attempt))
+                writing.add(key)
+
+        while writing or calls.running:
+            for key, generation in session.advance() if writing else ():
+                writing.remove(key)
+                loop.read(attempts[key], generation)
+                go_on(key)
+            for key, results in calls.finished(wait=not writing):
+                loop.hand_back(attempts[key], results)
+                go_on(key)
     return [attempt.trajectory(policy.name) for attempt in attempts]
 
 
@@ -119,7 +145,6 @@ class _Loop:
     renderer: Renderer
     dialect: Dialect
     tools: Mapping[str, ToolSchema]
-    toolbox: Toolbox | None
     settings: RolloutSettings
 
     def start(self, requests: Sequence[RolloutRequest]) -> list[_Attempt]:
@@ -211,17 +236,10 @@ class _Loop:
         )
         return next((reason for holds, reason in ends if holds), None)
 
-    def run_calls(self, waiting: Sequence[_Attempt]) -> None:
-        """Run the calls of all waiting attempts at once and hand their results back."""
-        if not waiting:
-            return
-        assert self.toolbox is not None, "rollout() refuses tasks that execute calls without a toolbox"
-        calls = [call for attempt in waiting for call in attempt.waiting]
-        results = iter(run_all(self.toolbox, calls, self.settings.workers))
-        for attempt in waiting:
-            mine = tuple(next(results) for _ in attempt.waiting)
-            attempt.waiting, attempt.selected = (), None
-            self._reply(attempt, "\n".join(result.content for result in mine), mine)
+    def hand_back(self, attempt: _Attempt, results: tuple[ToolResult, ...]) -> None:
+        """Hand the results of the calls it waits for back."""
+        attempt.waiting, attempt.selected = (), None
+        self._reply(attempt, "\n".join(result.content for result in results), results)
 
     def _reply(self, attempt: _Attempt, content: str, results: tuple[ToolResult, ...] = ()) -> None:
         """Hand `content` back; an attempt it leaves no token to go on with ends before it."""

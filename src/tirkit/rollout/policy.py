@@ -5,9 +5,10 @@ model), `messages` and `tools` (an endpoint), `task` and `turns` (a script). Onl
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Self
 
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
@@ -59,29 +60,89 @@ class Generation:
     finish: Literal["stop", "length", "failed"]
 
 
-class Policy(Protocol):
-    """Writes the next turn of each request, in the order of the requests."""
+class Session(ABC):
+    """Turns being written. Any number are submitted, under keys of the caller's; they come back as they finish.
+
+    A key stands for one conversation: its next turn is submitted under the same key, so that a policy can keep what it
+    knows of it. A context manager; what it holds ends with it, and so must not outlive a change of the weights.
+    """
+
+    @abstractmethod
+    def submit(self, key: int, request: GenerateRequest) -> None:
+        """Ask for the next turn of conversation `key`; not while an earlier one is being written."""
+
+    @abstractmethod
+    def advance(self) -> list[tuple[int, Generation]]:
+        """One bounded piece of work; the turns that it finished.
+
+        Blocks only while there is nothing to do but to wait for others, and no longer than until `wake`.
+        """
+
+    def forget(self, key: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Conversation `key` has ended."""
+
+    def wake(self) -> None:  # noqa: B027
+        """End a waiting `advance`; may be called from any thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:  # noqa: B027
+        pass
+
+
+class Policy(ABC):
+    """Writes turns. What it writes for a request does not depend on the requests beside it."""
 
     name: str
 
+    @abstractmethod
+    def session(self) -> Session:
+        """A new session, with nothing submitted."""
+
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One generation a request, same order; a request's result does not depend on the others beside it."""
-        ...
+        """One generation a request, same order; requests of like length are submitted together."""
+        done: dict[int, Generation] = {}
+        with self.session() as session:
+            for key in sorted(range(len(requests)), key=lambda i: len(requests[i].ids)):
+                session.submit(key, requests[key])
+            while len(done) < len(requests):
+                for key, generation in session.advance():
+                    session.forget(key)
+                    done[key] = generation
+        return [done[key] for key in range(len(requests))]
 
 
-class ScriptedPolicy:
-    """Plays `script(task, turns so far) -> text of the next turn`. The renderer gives ids; log-probs are unknown."""
+class ScriptedPolicy(Policy):
+    """Plays `script(task, turns so far) -> text of the next turn`. The renderer gives ids; log-probs are unknown.
+
+    A turn is cut off at its request's `max_new_tokens`.
+    """
 
     def __init__(self, script: Script, renderer: Renderer, name: str = "scripted"):
         self.script, self.renderer, self.name = script, renderer, name
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """One turn a request, cut off at its `max_new_tokens`."""
-        return [self._write(request) for request in requests]
+    def session(self) -> Session:
+        """Everything submitted is written by the next `advance`."""
+        return _ScriptedSession(self)
 
-    def _write(self, request: GenerateRequest) -> Generation:
+    def write(self, request: GenerateRequest) -> Generation:
+        """The script's next turn."""
         text = self.script(request.task, request.turns)
         return written(self.renderer, text, request.max_new_tokens)
+
+
+class _ScriptedSession(Session):
+    def __init__(self, policy: ScriptedPolicy):
+        self._policy = policy
+        self._submitted: list[tuple[int, GenerateRequest]] = []
+
+    def submit(self, key: int, request: GenerateRequest) -> None:
+        self._submitted.append((key, request))
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        submitted, self._submitted = self._submitted, []
+        return [(key, self._policy.write(request)) for key, request in submitted]
 
 
 def written(renderer: Renderer, text: str, max_new_tokens: int) -> Generation:
