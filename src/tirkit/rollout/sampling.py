@@ -5,27 +5,27 @@ Letters: B rows, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tirkit.rollout.allow import SelectionAutomaton
+from tirkit.rollout.allow import Constraint
 from tirkit.rollout.policy import GenerateRequest, Generation
 from tirkit.text.render import Renderer
 
 
 @dataclass(eq=False)
 class Row:
-    """One turn being written, and the automaton's state in it.
+    """One turn being written, and the constraint's state in it.
 
     The n-th token is drawn with the n-th uniform of a generator seeded by the request.
     """
 
     key: int
     request: GenerateRequest
-    state: int = 0
+    state: Any = None
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
@@ -40,11 +40,11 @@ class Sampler:
 
     renderer: Renderer
     temperature: float
-    allow: SelectionAutomaton | None = None
+    allow: Constraint | None = None
 
     def row(self, key: int, request: GenerateRequest) -> Row:
         """A turn with nothing written."""
-        return Row(key, request, self.allow.start if self.allow else 0)
+        return Row(key, request, self.allow.begin(request) if self.allow else None)
 
     def extend(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         """One token more a row, with its log-prob under the policy; sets `finish` where it was the last."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tirkit.rollout.allow import SelectionAutomaton
+from tirkit.rollout.allow import Constraint
 from tirkit.rollout.batching import BatchingSession, Counts, why_not_batching
 from tirkit.rollout.policy import Policy, Session
 from tirkit.rollout.sampling import Sampler
@@ -24,7 +24,7 @@ class TransformersPolicy(Policy):
     """Decodes with `model` as it is at the moment of each session.
 
     temperature: 0 = greedy (log-probs are then those at temperature 1). max_batch: rows decoded together, which bounds
-    the memory of the cache. allow: bounds what may be written inside a selection block; log-probs stay those of the
+    the memory of the cache. allow: bounds what may be written; log-probs stay those of the
     model without it. `counts` counts what the model computed, over all sessions.
     """
 
@@ -34,7 +34,7 @@ class TransformersPolicy(Policy):
         renderer: Renderer,
         temperature: float = 1.0,
         max_batch: int = 128,
-        allow: SelectionAutomaton | None = None,
+        allow: Constraint | None = None,
         name: str = "",
     ):
         self.model, self.max_batch = model, max_batch
