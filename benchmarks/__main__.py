@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.catalogue_size import measure_catalogue_sizes
-from benchmarks.harness import write_results
+from benchmarks.harness import PAGE, write_results
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE
 
 MINUTES = {  # about how long each takes with five repeats on one idle core
@@ -17,7 +17,7 @@ MINUTES = {  # about how long each takes with five repeats on one idle core
     "step": 30,
     "rollout": 10,
     "sft": 5,
-    "constrained": 1,
+    "constrained": 2,
     "internalised": 10,
     "scoring": 5,
     "catalogue_size": 2,
@@ -31,6 +31,7 @@ parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--catalogue", type=Path, default=SEAL_TOOLS_SAMPLE / "tools.jsonl")
 parser.add_argument("--questions", type=Path, default=SEAL_TOOLS_SAMPLE / "questions.jsonl")
 parser.add_argument("--out", type=Path, default=Path("results"))
+parser.add_argument("--page", type=Path, default=PAGE)
 arguments = parser.parse_args()
 names = arguments.only.split(",")
 if unknown := set(names) - set(MINUTES):
@@ -41,4 +42,4 @@ for name in names:
         print(measure_catalogue_sizes(arguments.catalogue, arguments.questions, arguments.out))
     else:
         # Written after each, so that a run that is stopped keeps what it has measured.
-        print(write_results(import_module(f"benchmarks.{name}").run(arguments.repeats), arguments.out))
+        print(write_results(import_module(f"benchmarks.{name}").run(arguments.repeats), arguments.out, arguments.page))
