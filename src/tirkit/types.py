@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Role = Literal["system", "user", "assistant", "tool"]
 Mode = Literal["think", "no_think"]
+Comparison = Literal["exact", "maths", "qa"]
 
 
 class UserError(Exception):
@@ -204,8 +205,10 @@ class Task(Record):
 
     `tools` names the task's toolset, empty = the whole catalogue. `gold_rounds` holds the gold calls, those of one
     round (made at once, before any result is seen) together; None says the calls are not what is judged, `()` that no
-    tool must be called. `answer` is the target of the final reply. With `calls_only` the attempt ends when the calls
-    are made and nothing is executed. `thoughts` is worked reasoning for a scripted teacher, one a round and one for
+    tool must be called. `answer` is the target of the final reply, `other_answers` are as good; `comparison` says when
+    a reply counts as one of them: "exact" (equal numbers or equal once normalised), "maths" (equal expressions) or "qa"
+    (exact, or a word F1 of at least 0.5). With `calls_only` the attempt ends when the calls are made and nothing is
+    executed. `thoughts` is worked reasoning for a scripted teacher, one a round and one for
     the reply; it is never shown to a policy.
 
     >>> Task(id="q1", prompt=(Message(role="user", content="2 + 3?"),), answer="5").gold_calls is None
@@ -217,6 +220,8 @@ class Task(Record):
     tools: tuple[str, ...] = ()
     gold_rounds: tuple[tuple[ToolCall, ...], ...] | None = None
     answer: str | None = None
+    other_answers: tuple[str, ...] = ()
+    comparison: Comparison = "exact"
     calls_only: bool = False
     split: str = ""
     kind: str = ""
@@ -226,3 +231,8 @@ class Task(Record):
     def gold_calls(self) -> tuple[ToolCall, ...] | None:
         """All gold calls in order; None where the calls are not judged."""
         return None if self.gold_rounds is None else tuple(call for calls in self.gold_rounds for call in calls)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers; empty where the reply is not judged."""
+        return () if self.answer is None else (self.answer, *self.other_answers)

@@ -3,9 +3,9 @@ from decimal import Decimal
 
 import pytest
 
-from tirkit.scoring.match import Verdict, answer_f1, answers_equal, exact_match, number, verdict
+from tirkit.scoring.match import Verdict, answer_f1, answers_equal, exact_match, number, outcome, verdict
 from tirkit.text.dialects import Dialect
-from tirkit.types import StopReason, Task, ToolCall, Trajectory
+from tirkit.types import StopReason, Task, ToolCall, Trajectory, Turn
 
 CALL = ToolCall(name="A", arguments={"x": 1})
 
@@ -90,3 +90,38 @@ def test_verdict_judges_only_what_the_task_gives(
     calls_only = attempt([dialect.print_calls([CALL])], dialect, StopReason.CALLS_COMPLETE)
     assert verdict(calls_only, make_task([CALL], calls_only=True)) is Verdict.RIGHT
     assert verdict(attempt(["Call A with x = 1."], dialect, StopReason.MALFORMED), make_task()) is Verdict.WRONG
+
+
+def answered(text: str) -> Trajectory:
+    turn = Turn(text=f"<answer>{text}</answer>", answer=text)
+    return Trajectory(task_id="t", prompt=(), turns=(turn,), stop=StopReason.ANSWERED)
+
+
+@pytest.mark.parametrize(
+    ("reply", "f1", "right"),
+    [
+        ("Lois Weber", 1, True),
+        (r"\boxed{the lois weber.}", 1, True),
+        ("L. Weber", 0.5, True),  # 1 shared word of 2 and 2: 2 * 1 / 4
+        ("Lois Weber or Ida May Park", 0.5, True),  # 2 of 2 and 6: 2 * 2 / 8
+        ("Who directed it? Lois Weber or Ida May Park", 4 / 11, False),
+        ("Ida May Park", 0, False),
+        ("", 0, False),
+        (r"\boxed{}", 0, False),
+    ],
+)
+def test_questions_are_judged_by_f1(reply: str, f1: float, right: bool) -> None:
+    task = Task(id="t", prompt=(), answer="Florence Weber", other_answers=("Lois Weber",), comparison="qa")
+    assert outcome(answered(reply), task) == pytest.approx(f1)
+    assert verdict(answered(reply), task) is (Verdict.RIGHT if right else Verdict.WRONG)
+    exact = task.model_copy(update={"comparison": "exact"})
+    assert verdict(answered(reply), exact) is (Verdict.RIGHT if f1 == 1 else Verdict.WRONG)
+    assert outcome(answered(reply), exact) == float(f1 == 1)
+
+
+def test_outcome_needs_the_end_and_the_calls(make_task: Callable[..., Task]) -> None:
+    task = make_task([CALL], answer="Oslo", comparison="qa")
+    assert outcome(answered("Oslo"), task) == 0  # the call is missing
+    plain = task.model_copy(update={"gold_rounds": None})
+    assert outcome(answered("Oslo"), plain) == 1
+    assert outcome(answered("Oslo").model_copy(update={"stop": StopReason.MAX_TOKENS}), plain) == 0

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tirkit.scoring.reward import TinrReward, r_format
+from tirkit.scoring.reward import Bonus, TinrReward, TrajectoryReward, r_format
 from tirkit.text.dialects import Dialect
 from tirkit.types import StopReason, Task, ToolCall, Trajectory
 
@@ -122,3 +122,68 @@ def test_tinr_reward_of_an_answer_without_gold_calls(dialect: Dialect, attempt: 
     assert TinrReward(dialect)(attempt(["<answer>22</answer>"], dialect), task).total == 1
     with pytest.raises(ValueError, match="no gold calls"):
         TinrReward(dialect)(attempt([ANSWER], dialect), Task(id="t", prompt=()))
+
+
+BONUSES: tuple[Bonus, ...] = ("right", "partial", "signed")
+
+
+class Constant:
+    """A scorer that gives every trajectory the same score, and counts how often it is asked."""
+
+    def __init__(self, score: float | None):
+        self.score, self.asked = score, 0
+
+    def __call__(self, trajectory: Trajectory, task: Task) -> float | None:
+        self.asked += 1
+        return self.score
+
+
+# F1 against "w b c d": of "b c d x" 2 * 3 / 8, of "b c d" 2 * 3 / 7 (both right), of "b" 2 * 1 / 5 (wrong)
+@pytest.mark.parametrize(
+    ("reply", "score", "right", "partial", "signed"),
+    [
+        ("malformed", 0.9, -1, -1, -1),
+        ("", 0.9, -1, -1, -1),
+        ("x y", 0.9, 0, 0, 0),
+        ("b c d x", -0.5, 0.75, 0.75, 0.65),
+        ("b c d", -0.5, 6 / 7, 6 / 7, 6 / 7 - 0.1),
+        ("b c d", 0.5, 6 / 7 + 0.1, 6 / 7 + 0.1, 6 / 7 + 0.1),
+        ("b", 0.5, 0.4, 0.5, 0.4),
+        ("b", -0.5, 0.4, 0.4, 0.4),
+        ("w b c d", -0.999, 1, 1, 1 - 0.1998),
+        ("w b c d", 0.999, 1.1998, 1.1998, 1.1998),
+        ("w b c d", None, 1, 1, 1),
+        ("w b c d", float("nan"), 1, 1, 1),
+    ],
+)
+def test_trajectory_reward_table(
+    reply: str, score: float | None, right: float, partial: float, signed: float, attempt: Attempt
+) -> None:
+    task = Task(id="t", prompt=(), answer="w b c d", comparison="qa")
+    text = "plain text" if reply == "malformed" else f"<answer>{reply}</answer>"
+    stop = StopReason.MALFORMED if reply in ("malformed", "") else StopReason.ANSWERED
+    made = attempt([text], Dialect(), stop)
+    totals = [TrajectoryReward(Dialect(), Constant(score), bonus=bonus)(made, task).total for bonus in BONUSES]
+    assert totals == pytest.approx([right, partial, signed])
+
+
+def test_trajectory_reward_counts_failures_and_asks_no_more_than_needed(attempt: Attempt) -> None:
+    task = Task(id="t", prompt=(), answer="5")
+    good, bad = attempt(["<answer>5</answer>"], Dialect()), attempt(["<answer>6</answer>"], Dialect())
+    silent = Constant(None)
+    breakdown = TrajectoryReward(Dialect(), silent)(good, task)
+    assert {term.name: term.value for term in breakdown.terms} == {
+        "format": 0,
+        "outcome": 1,
+        "bonus": 0,
+        "scorer_failed": 1,
+    }
+    assert TrajectoryReward(Dialect(), silent)(bad, task).total == 0
+    assert silent.asked == 1
+
+
+def test_one_call_too_many_is_malformed(attempt: Attempt) -> None:
+    calls = [f'<tool_call>\n{{"name": "f", "arguments": {{"x": {i}}}}}\n</tool_call>' for i in range(4)]
+    over = attempt(calls, Dialect(), StopReason.MAX_CALLS)
+    task = Task(id="t", prompt=(), answer="5")
+    assert TrajectoryReward(Dialect(), Constant(1.0))(over, task).total == -1

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tirkit.scoring.calls import r_correct
-from tirkit.scoring.match import Verdict, verdict
+from tirkit.scoring.match import Verdict, outcome, verdict
 from tirkit.text.dialects import Dialect
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
 
 RewardFn = Callable[[Trajectory, Task], RewardBreakdown]
+ScoreFn = Callable[[Trajectory, Task], float | None]
+"""A trajectory's normalised score ŝ in (-1, 1) by a reward model; None where it gives none."""
+Bonus = Literal["right", "partial", "signed"]
 
 
 def r_format(trajectory: Trajectory, dialect: Dialect, task: Task) -> float:
@@ -45,6 +49,47 @@ class TinrReward:
         form = r_format(trajectory, self.dialect, task)
         return RewardBreakdown(
             terms=(RewardTerm(name="format", value=form), RewardTerm(name="calls", value=_correct(trajectory, task)))
+        )
+
+
+@dataclass(frozen=True)
+class TrajectoryReward:
+    """AutoTraj's combined reward (arXiv 2601.23032), range [-1, 1 + weight]. A `RewardFn`.
+
+        R = -1                                        bad format or no answer
+        R = R_out + weight * 1[right] * max(0, ŝ)     else: "right" (*ours*, the default)
+        R = R_out + weight * 1[R_out > 0] * max(0, ŝ)       "partial": as released, a sliver of F1 gets the bonus too
+        R = R_out + weight * 1[right] * ŝ                   "signed": a bad trajectory loses a part of its reward
+
+    Where the scorer gives no score (or NaN) ŝ is 0 and the term `scorer_failed` is 1. The scorer is asked only where
+    its score counts.
+    """
+
+    dialect: Dialect
+    scorer: ScoreFn
+    weight: float = 0.2
+    bonus: Bonus = "right"
+
+    def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
+        """The terms `format` (0 or -1), `outcome` (R_out), `bonus` and, with weight 0, `scorer_failed`."""
+        well_formed = bool(r_format(trajectory, self.dialect, task))
+        value = outcome(trajectory, task) if well_formed else 0.0
+        right = well_formed and verdict(trajectory, task) is Verdict.RIGHT
+        score, failed = 0.0, 0.0
+        if value > 0 if self.bonus == "partial" else right:
+            given = self.scorer(trajectory, task)
+            failed = float(given is None or given != given)
+            score = 0.0 if given is None or failed else given
+        bonus = score if self.bonus == "signed" else max(0.0, score)
+        return RewardBreakdown(
+            terms=(
+                RewardTerm(name="format", value=0.0 if well_formed else -1.0),
+                RewardTerm(name="outcome", value=value),
+                RewardTerm(
+                    name="bonus", value=score if self.bonus == "signed" else max(0.0, score), weight=self.weight
+                ),
+                RewardTerm(name="scorer_failed", value=failed, weight=0.0),
+            )
         )
 
 

@@ -11,16 +11,23 @@ _ARTICLES = {"a", "an", "the"}
 
 
 def extract_answer(text: str) -> str:
-    r"""The answer in `text`: its last `<answer>` block, else its last `\boxed{}`, else all of it.
+    r"""The answer in `text`: its last `<answer>` block, or all of it; of that the last `\boxed{}`, if there is one.
 
     >>> extract_answer("Adding up: <answer>5</answer>"), extract_answer(r"so \boxed{\frac{1}{2}}."), extract_answer("5")
     ('5', '\\frac{1}{2}', '5')
     """
     start, end = text.rfind(ANSWER_OPEN), text.rfind(ANSWER_CLOSE)
-    if 0 <= start < end:
-        return text[start + len(ANSWER_OPEN) : end].strip()
+    return unbox(text[start + len(ANSWER_OPEN) : end] if 0 <= start < end else text)
+
+
+def unbox(text: str) -> str:
+    r"""What the last `\boxed{}` holds, its braces balanced; all of `text` where there is none.
+
+    >>> unbox(r"\boxed{1}, no: \boxed{ \frac{1}{2} }"), unbox(r"\boxed{}"), unbox(r"\boxed{1")
+    ('\\frac{1}{2}', '', '\\boxed{1')
+    """
     boxed = _last_boxed(text)
-    return text.strip() if boxed is None else boxed.strip()
+    return (text if boxed is None else boxed).strip()
 
 
 def normalise_answer(text: str) -> str:
