@@ -85,9 +85,7 @@ class TrajectoryReward:
             terms=(
                 RewardTerm(name="format", value=0.0 if well_formed else -1.0),
                 RewardTerm(name="outcome", value=value),
-                RewardTerm(
-                    name="bonus", value=score if self.bonus == "signed" else max(0.0, score), weight=self.weight
-                ),
+                RewardTerm(name="bonus", value=bonus, weight=self.weight),
                 RewardTerm(name="scorer_failed", value=failed, weight=0.0),
             )
         )
