@@ -24,3 +24,10 @@ def test_nothing_is_learnt_from_one_alone_or_from_equal_rewards():
         got = group_advantages(torch.tensor([5.0, 2.0, 2.0]), torch.tensor([0, 1, 1]), std=std)
         assert got.tolist() == [0.0, 0.0, 0.0]
         assert group_advantages(torch.tensor([]), torch.tensor([], dtype=torch.long), std=std).shape == (0,)
+
+
+def test_equal_rewards_have_exactly_no_advantage():
+    # The mean of three times 0.7 is not 0.7 in fp32.
+    for std in (False, True):
+        assert group_advantages(torch.full((3,), 0.7), torch.zeros(3, dtype=torch.long), std).tolist() == [0, 0, 0]
+    assert group_advantages(torch.tensor([]), torch.tensor([], dtype=torch.long)).tolist() == []

@@ -42,3 +42,50 @@ def test_entropy_is_a_constant_unless_its_gradient_is_wanted():
     assert not token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]))[1].requires_grad
     assert token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]), entropy_gradient=True)[1].requires_grad
     assert token_stats(nn.Identity(), hidden, torch.tensor([0, 1, 2]), with_entropy=False)[1].tolist() == [0, 0, 0]
+
+
+def test_several_targets_of_one_state_add_up():
+    """One state scored by three entries, two of them of one target, is the same as three equal states."""
+    torch.manual_seed(0)
+    head, state, target = nn.Linear(8, 50), torch.tensor([1, 0, 1, 1]), torch.tensor([7, 9, 7, 8])
+    weights, states, results = torch.tensor([1.0, 2.0, -3.0, 5.0]), torch.randn(2, 8), []
+    for chunk in (100, 1, None):
+        head.zero_grad()
+        hidden = states.clone().requires_grad_()
+        if chunk is None:
+            logps, entropies = token_stats(head, hidden[state], target, entropy_gradient=True)
+        else:
+            logps, entropies = token_stats(head, hidden, target, entropy_gradient=True, state_N=state, chunk=chunk)
+        (weights * (logps + 0.3 * entropies)).sum().backward()
+        results.append((logps, entropies, hidden.grad, head.weight.grad.clone()))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_autograd():
+    torch.manual_seed(0)
+    states, target, weights = torch.randn(6, 30), torch.randint(30, (6,)), torch.randn(2, 6)
+    gradients = []
+    for ours in (True, False):
+        hidden = states.clone().requires_grad_()
+        if ours:
+            logps, entropies = token_stats(nn.Identity(), hidden, target, 0.7, entropy_gradient=True)
+        else:
+            all_logps = (hidden / 0.7).log_softmax(-1)
+            logps = all_logps.gather(1, target[:, None]).squeeze(1)
+            entropies = -(all_logps.exp() * all_logps).sum(-1)
+        ((weights[0] * logps).sum() + (weights[1] * entropies).sum()).backward()
+        gradients.append(hidden.grad)
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
+
+
+def test_low_precision_logits_are_worked_on_in_fp32():
+    torch.manual_seed(0)
+    states, target = torch.randn(6, 30).bfloat16().requires_grad_(), torch.randint(30, (6,))
+    logps, entropies = token_stats(nn.Identity(), states, target)
+    want = states.detach().float().log_softmax(-1)
+    torch.testing.assert_close(logps, want.gather(1, target[:, None]).squeeze(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(entropies, -(want.exp() * want).sum(-1), atol=1e-6, rtol=0)
+    logps.sum().backward()
+    assert states.grad.dtype == torch.bfloat16

@@ -66,6 +66,22 @@ def make_row() -> Callable[..., TokenRow]:
 
 
 @pytest.fixture
+def make_branching() -> Callable[..., list[TokenRow]]:
+    """Rows of two prompts that part anywhere, over a handful of tokens: some are equal, some begin others."""
+
+    def make(seed: int, num_rows: int) -> list[TokenRow]:
+        rng, rows = random.Random(seed), []
+        for _ in range(num_rows):
+            prompt = tuple(random.Random(f"{seed} {rng.randrange(2)}").choices(range(1, 50), k=9))
+            completion = tuple(rng.choices((5, 6), weights=(4, 1), k=rng.randint(1, 12)))
+            mask = tuple(int(rng.random() < 0.7) for _ in completion)
+            rows.append(TokenRow(prompt, completion, mask, (0.0,) * len(completion)))
+        return rows
+
+    return make
+
+
+@pytest.fixture
 def gradients() -> Callable[..., dict[str, torch.Tensor]]:
     """The gradients of `loss` by name of the parameter."""
 

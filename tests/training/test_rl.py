@@ -145,7 +145,7 @@ def test_it_learns(make_trainer):
 
 def test_entropy_bonus_raises_entropy(make_trainer):
     ends = []
-    for coefficient in (0.0, 1.0):
+    for coefficient in (1e-9, 1.0):  # without any, nothing would be computed: all advantages are 0
         lines = []
         trainer = make_trainer(
             f"entropy{coefficient}",
@@ -160,6 +160,52 @@ def test_entropy_bonus_raises_entropy(make_trainer):
         ends.append(lines)
     assert ends[0][0] == ends[1][0]
     assert ends[1][-1] > ends[0][-1] + 0.1
+
+
+@pytest.fixture
+def weights_after(make_trainer, make_trajectory):
+    """The model's weights after two plain gradient steps on made-up attempts, and the log."""
+
+    def train(name, **settings):
+        trainer = make_trainer(
+            name,
+            dataclasses.replace(SETTINGS, **settings),
+            rollout=lambda requests: [make_trajectory(r.task.id, 0, r.copy_index) for r in requests],
+            reward=lambda t, task: RewardBreakdown(
+                terms=(RewardTerm(name="x", value=0.7 if task.id in ("t0", "t1") else t.copy_index % 3 + 0.1),)
+            ),
+            max_steps=3,
+        )
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+        trainer.train()
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), trainer.state.log_history
+
+    return train
+
+
+def test_the_cut_into_micro_batches_changes_no_gradient(weights_after):
+    want, _ = weights_after("whole", entropy_coef=0.01)
+    for name, changes in (
+        ("single", {"max_tokens": 1}),
+        ("split", {"max_tokens": 60}),
+        ("plain", {"shared_prefix": False}),
+        ("plain split", {"shared_prefix": False, "max_tokens": 60}),
+    ):
+        got, _ = weights_after(name, entropy_coef=0.01, **changes)
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mean", ["token", "trajectory"])
+def test_what_teaches_nothing_is_not_computed(weights_after, mean):
+    """Groups t0 and t1 have equal rewards; in the others the middle one of three has the mean."""
+    got, log = weights_after("skipped", mean=mean)
+    want, full_log = weights_after("computed", mean=mean, entropy_coef=1e-12)
+    torch.testing.assert_close(got, want, atol=1e-7, rtol=0)
+    assert [line["computed_tokens"] for line in full_log] == [1.0] * 3
+    learning = [line["learning_groups"] for line in log]
+    assert sum(learning) == 2.0  # 4 of the 6 groups, two a step
+    for line in log:
+        assert 0 <= line["computed_tokens"] < max(line["learning_groups"], 1e-9)
 
 
 def test_a_failed_policy_is_no_evidence(make_trainer, make_trajectory, share_of_even):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, cast
@@ -12,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tirkit.training.callbacks import Clock, last_checkpoint
+from tirkit.training.forward import scoring
 from tirkit.training.optim import OptimizerName, make_optimizer
-from tirkit.training.prefix import scoring
 
 
 def training_arguments(output_dir: str, **settings: Any) -> TrainingArguments:
@@ -59,10 +60,11 @@ def _epoch_order(epoch: int, num_rows: int, seed: int) -> list[int]:
 
 
 class StepTrainer(Trainer):
-    """Reads `train_dataset` in order, once; each process asks for its own share of an item, so nothing is split again.
+    """Reads `train_dataset` in order, once: an item is this process's share of one optimiser step.
 
-    Losses are sums over all processes of what is already divided by the whole step's denominator: `num_processes` times
-    the local part is what `compute_loss` must return, since DDP takes the mean.
+    `get_batch_samples` makes one list of micro-batches of it, `batch_loss` is the loss of one of them. Losses are sums
+    over micro-batches and processes of what is already divided by the whole step's denominator. Every process must have
+    the same number of micro-batches.
     """
 
     loss_is_scaled_for_ga = True
@@ -99,6 +101,23 @@ class StepTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Items in order."""
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+
+    def batch_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss of one micro-batch, a part of the step's sum."""
+        raise NotImplementedError
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Gradient of the whole step: micro-batch by micro-batch, reduced over processes with the last one."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(inputs):
+            with nullcontext() if i == len(inputs) - 1 else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    # DDP takes the mean over processes, the loss is a sum over them.
+                    loss = self.batch_loss(model, batch) * self.args.world_size
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser asked for, at the arguments' learning rate and weight decay."""

@@ -1,22 +1,23 @@
 """Group relative policy optimisation on `transformers.Trainer`.
 
 One optimiser step: a window of tasks → a group of rollouts each → rewards → advantages within each group →
-micro-batches of whole groups, forward with their prompt computed once → clipped policy loss.
-`per_device_train_batch_size` counts tasks of a micro-batch, so a step has that * `gradient_accumulation_steps` *
-processes groups. Each window is used for `iterations` steps. Window w and every rollout seed follow from the seed and w
-alone; a checkpoint holds the window in use; so a resumed run goes on as if it had not stopped, and rollouts do not
-depend on the number of processes.
+micro-batches in which each distinct prefix is computed once → clipped policy loss.
+A step has `per_device_train_batch_size` * `gradient_accumulation_steps` * processes tasks; `max_tokens` cuts it into
+micro-batches, which changes speed and memory, not the gradient. Each window is used for `iterations` steps. Window w
+and every rollout seed follow from the seed and w alone; a checkpoint holds the window in use; so a resumed run goes on
+as if it had not stopped, and rollouts do not depend on the number of processes.
 
-Collectives besides DDP's own: one per window (the number of trained tokens), one per log line.
+Collectives besides DDP's own: one per window (numbers of trained tokens and micro-batches), one per log line.
 """
 
+import copy
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -31,8 +32,9 @@ from tirkit.rollout.policy import RolloutRequest
 from tirkit.text.masks import TokenRow, token_row
 from tirkit.training.base import StepTrainer, rows_of_step
 from tirkit.training.callbacks import Clock
+from tirkit.training.forward import why_no_trees
 from tirkit.training.optim import OptimizerName
-from tirkit.training.prefix import Layout, ScoredBatch, plain_batch, prefix_batch, why_no_prefix
+from tirkit.training.prefix import ScoredBatch, cut_rows, cut_trees, plain_batch, tree_batch
 from tirkit.types import Group, RewardBreakdown, StopReason, Task, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,9 @@ class RLSettings:
     `std`: divide advantages by the group's standard deviation (GRPO as published; without it easy, low-variance groups
     are not blown up). `mean`: what the loss is a mean over: all trained tokens of the step, or trajectories, each by
     its own mean. `entropy_coef`: bonus on the mean entropy, by the same weights. `temperature`: the one the rollouts
-    sample with. `shared_prefix`: compute a group's prompt once, where the model allows. `num_processes`: how many the
-    run was planned for; started otherwise it refuses, since its batch would be another.
+    sample with. `shared_prefix`: compute each distinct prefix of a micro-batch once, where the model allows.
+    `max_tokens`: of a micro-batch at most, such prefixes counted once. `num_processes`: how many the run was planned
+    for; started otherwise it refuses, since its batch would be another.
     """
 
     num_generations: int = 8
@@ -65,20 +68,20 @@ class RLSettings:
     optimizer: OptimizerName = "adamw"
     shuffle: bool = True
     shared_prefix: bool = True
+    max_tokens: int = 8192
     num_processes: int = 1
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _Scored(TokenRow):
     """A trajectory ready for training."""
 
-    row: TokenRow
     advantage: float
 
 
 @dataclass
 class _MicroBatch:
-    """Whole groups. `old_logps_N` is set by the window's first pass; the policy has not moved before that."""
+    """`old_logps_N` is set by the window's first pass; the policy has not moved before that."""
 
     scored: ScoredBatch
     advantages_N: Tensor
@@ -101,21 +104,19 @@ class _Draw:
 
 
 class _Windows(Dataset[list[_Draw]]):
-    """Item i = the draws of this process's i-th micro-batch."""
+    """Item s = the draws of this process for optimiser step s."""
 
-    def __init__(self, tasks: Sequence[Task], args: TrainingArguments, settings: RLSettings):
-        self.tasks, self.args, self.settings = tasks, args, settings
+    def __init__(self, tasks: Sequence[Task], args: TrainingArguments, settings: RLSettings, size: int):
+        self.tasks, self.args, self.settings, self.size = tasks, args, settings, size
 
     def __len__(self) -> int:
-        return self.args.max_steps * self.args.gradient_accumulation_steps
+        return self.args.max_steps
 
-    def __getitem__(self, item: int) -> list[_Draw]:
-        args, size = self.args, self.args.per_device_train_batch_size
-        step, micro = divmod(item, args.gradient_accumulation_steps)
-        window, batch = step // self.settings.iterations, size * args.gradient_accumulation_steps * args.world_size
-        indices = rows_of_step(window, len(self.tasks), batch, args.seed, self.settings.shuffle)
-        start = (micro * args.world_size + args.process_index) * size
-        return [_Draw(window * batch + k, self.tasks[indices[k]]) for k in range(start, start + size)]
+    def __getitem__(self, step: int) -> list[_Draw]:
+        window, batch = step // self.settings.iterations, self.size * self.args.world_size
+        indices = rows_of_step(window, len(self.tasks), batch, self.args.seed, self.settings.shuffle)
+        start = self.args.process_index * self.size
+        return [_Draw(window * batch + k, self.tasks[indices[k]]) for k in range(start, start + self.size)]
 
 
 class RLTrainer(StepTrainer):
@@ -142,42 +143,45 @@ class RLTrainer(StepTrainer):
         max_seconds: float | None = None,
     ):
         _check(args, settings, tasks)
+        size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        args = copy.copy(args)
+        args.gradient_accumulation_steps = 1  # an item is a whole step
+        why = why_no_trees(model, args.device)
+        if settings.shared_prefix and why:
+            logger.warning("prompts are computed once per trajectory, not once per group: %s", why)
         super().__init__(
             model,
             args,
-            _Windows(tasks, args, settings),
+            _Windows(tasks, args, settings, size),
             optimizer_name=settings.optimizer,
             clock=Clock(max_seconds),
             callbacks=callbacks,
-            shared_prefix=settings.shared_prefix and (why := why_no_prefix(model)) is None,
+            shared_prefix=settings.shared_prefix and why is None,
         )
-        if settings.shared_prefix and why:
-            logger.warning("prompts are computed once per trajectory, not once per group: %s", why)
         self.settings, self.tasks, self.rollout, self.reward = settings, tasks, rollout, reward
         self.pad_id, self.on_group = pad_id, on_group
         self._window: list[_MicroBatch] | None = None
         self._totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum and count, by name
-        self._sums = torch.zeros(5, device=self.args.device)  # see compute_loss
+        self._sums = torch.zeros(5, device=self.args.device)  # see batch_loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[_Draw]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, _MicroBatch]], None]:
+    ) -> tuple[list[list[_MicroBatch]], None]:
         """Micro-batches of one optimiser step: fresh ones, or again those of the window in use."""
-        draws = [next(epoch_iterator) for _ in range(num_batches)]
+        draws = next(epoch_iterator)
         if self.state.global_step % self.settings.iterations == 0:
             self._window = self._collect(draws, device)
         elif self._window is None:  # resumed in the middle of a window
-            with torch.serialization.safe_globals([_MicroBatch, ScoredBatch, Layout]):
+            with torch.serialization.safe_globals([_MicroBatch, ScoredBatch]):
                 saved = torch.load(self._window_file(self.resumed_from), weights_only=True)
             self._window = [batch.to(device) for batch in saved]
-        return [{"batch": batch} for batch in self._window], None
+        return [self._window], None
 
-    def _collect(self, micro: list[list[_Draw]], device: torch.device) -> list[_MicroBatch]:
-        """Roll out the tasks of each micro-batch and make batches of what came back."""
+    def _collect(self, draws: list[_Draw], device: torch.device) -> list[_MicroBatch]:
+        """Roll out the tasks and make batches of what came back."""
         started, copies = time.monotonic(), range(self.settings.num_generations)
         requests = [
             RolloutRequest(draw.task, copy, stable_seed(self.args.seed, draw.place, draw.task.id, copy))
-            for draws in micro
             for draw in draws
             for copy in copies
         ]
@@ -185,58 +189,56 @@ class RLTrainer(StepTrainer):
         trajectories = self.rollout(requests)
         if len(trajectories) != len(requests):
             raise ValueError(f"rollout gave {len(trajectories)} trajectories for {len(requests)} requests")
-        scored = iter(self._score(requests, trajectories))
-        groups = [[next(scored) for _ in draws] for draws in micro]
+        rows = self._score(requests, trajectories)
         self._count("rollout_s", time.monotonic() - started)
-        return self._micro_batches(groups, device)
+        return self._micro_batches(rows, device)
 
-    def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[list[_Scored]]:
-        """Rewards and advantages; one list per group, without what counts in no group."""
+    def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[_Scored]:
+        """Rewards and advantages; without what counts in no group."""
         size = self.settings.num_generations
         rewards = [self.reward(t, request.task) for t, request in zip(trajectories, requests, strict=True)]
         kept = [i for i, t in enumerate(trajectories) if t.stop is not StopReason.POLICY_FAILED]
         totals_B = torch.tensor([rewards[i].total for i in kept], dtype=torch.float32)
         advantages_B = group_advantages(totals_B, torch.tensor([i // size for i in kept]), self.settings.std)
-        groups: list[list[_Scored]] = [[] for _ in range(len(trajectories) // size)]
-        for i, advantage in zip(kept, advantages_B.tolist(), strict=True):
-            groups[i // size].append(_Scored(token_row(trajectories[i]), advantage))
+        advantages = dict(zip(kept, advantages_B.tolist(), strict=True))
+        for i in kept:
             self._count_rollout(trajectories[i], rewards[i])
         for reason in StopReason:
             self._count(f"stop/{reason}", *(float(t.stop is reason) for t in trajectories))
-        self._count("learning_groups", *(float(any(scored.advantage for scored in group)) for group in groups))
+        learning = {i // size for i, advantage in advantages.items() if advantage}
+        self._count("learning_groups", *(float(g in learning) for g in range(len(trajectories) // size)))
         if self.on_group:
             for start in range(0, len(trajectories), size):
                 group = Group(task_id=requests[start].task.id, trajectories=tuple(trajectories[start : start + size]))
                 self.on_group(self.state.global_step, group, rewards[start : start + size])
-        return groups
+        return [_Scored(**vars(token_row(trajectories[i])), advantage=advantages[i]) for i in kept]
 
-    def _micro_batches(self, micro: list[list[list[_Scored]]], device: torch.device) -> list[_MicroBatch]:
-        """Tensors, with the denominators of the whole step over all processes."""
-        micro = [[[one for one in group if any(one.row.tool_mask)] for group in groups] for groups in micro]
-        counts = [sum(one.row.tool_mask) for groups in micro for group in groups for one in group]
-        sums = self.summed(torch.tensor([sum(counts), len(counts)], device=device))
-        num_tokens, num_rows = (max(1, count) for count in sums.tolist())
+    def _micro_batches(self, rows: list[_Scored], device: torch.device) -> list[_MicroBatch]:
+        """Tensors, with the denominators of the whole step over all processes; what teaches nothing is left out."""
+        counts = [sum(row.tool_mask) for row in rows]
+        # Without advantage or entropy bonus a row has no gradient; one without a trained token never has.
+        bonus = self.settings.entropy_coef != 0.0
+        learning = [row for row, count in zip(rows, counts, strict=True) if count and (row.advantage or bonus)]
+        self._totals["computed_tokens"] = sum(sum(row.tool_mask) for row in learning), sum(counts)
+        pieces = (cut_trees if self.shared_prefix else cut_rows)(learning, self.settings.max_tokens)
+        mine = torch.tensor([[sum(counts), sum(map(bool, counts)), len(pieces)]], device=device)
+        every = cast(Tensor, self.accelerator.gather(mine))
+        num_tokens, num_rows = every[:, :2].sum(0).clamp(min=1).tolist()
+        # All processes must take part in every forward, with nothing to train on if need be.
+        nothing = _Scored((self.pad_id,), (self.pad_id,), (0,), (0.0,), 0.0)
+        pieces += [[nothing]] * (max(1, int(every[:, 2].max())) - len(pieces))
+        return [self._tensors(piece, num_tokens, num_rows).to(device) for piece in pieces]
+
+    def _tensors(self, rows: list[_Scored], num_tokens: int, num_rows: int) -> _MicroBatch:
+        scored = tree_batch(rows) if self.shared_prefix else plain_batch(rows, self.pad_id)
         by_token = self.settings.mean == "token"
-        batches = []
-        for groups in micro:
-            rows = [one for group in groups for one in group]
-            if self.shared_prefix and rows:
-                scored = prefix_batch([[one.row for one in group] for group in groups if group], self.pad_id)
-            else:  # without any row, something without a trained token: all processes must take part in every forward
-                nothing = TokenRow((self.pad_id,), (self.pad_id,), (0,), (0.0,))
-                scored = plain_batch([one.row for one in rows] or [nothing], self.pad_id)
-            weights = [1 / num_tokens if by_token else 1 / (sum(one.row.tool_mask) * num_rows) for one in rows]
-            logps = [logp for one in rows for logp, on in zip(one.row.old_logps, one.row.tool_mask, strict=True) if on]
-            advantages_B, weights_B = torch.tensor([one.advantage for one in rows]), torch.tensor(weights)
-            batch = _MicroBatch(scored, advantages_B[scored.row_N], weights_B[scored.row_N], torch.tensor(logps))
-            batches.append(batch.to(device))
-        return batches
+        weights = [1 / num_tokens if by_token else 1 / (max(1, sum(row.tool_mask)) * num_rows) for row in rows]
+        logps = [logp for row in rows for logp, on in zip(row.old_logps, row.tool_mask, strict=True) if on]
+        advantages_R, weights_R = torch.tensor([row.advantage for row in rows]), torch.tensor(weights)
+        return _MicroBatch(scored, advantages_R[scored.row_N], weights_R[scored.row_N], torch.tensor(logps))
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Loss of one micro-batch, a part of the step's sum."""
-        batch: _MicroBatch = inputs["batch"]
+    def batch_loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
+        """Policy loss and entropy bonus of one micro-batch, a part of the step's sum."""
         s = self.settings
         logps_N, entropy_N = model(
             scored=batch.scored, temperature=s.temperature, entropy_gradient=s.entropy_coef != 0.0
@@ -258,7 +260,7 @@ class RLTrainer(StepTrainer):
         gap = ((old_logps_N - batch.sampled_logps_N).abs() * known_N).sum()
         num_tokens = logps_N.new_tensor(len(logps_N))
         self._sums += torch.stack([entropy_N.detach().sum(), metrics["clipped"], num_tokens, gap, known_N.sum()])
-        return loss * self.args.world_size
+        return loss
 
     def _count(self, name: str, *values: float) -> None:
         total = self._totals[name]
@@ -271,11 +273,12 @@ class RLTrainer(StepTrainer):
             self._count(f"reward/{term.name}", term.value)
 
     def metrics(self) -> dict[str, float]:
-        """Means since the last log line: rewards and stop reasons over trajectories, the rest over trained tokens.
+        """Means since the last log line: rewards and stop reasons over trajectories, the rest over computed tokens.
 
-        "learning_groups" is the share of groups whose rewards differ at all. "logp_gap" is the mean |log p when sampled
-        - log p now| before the first update on it: far above rounding it means that rollouts are not sampled from this
-        model, at this temperature, on these ids.
+        "learning_groups" is the share of groups whose rewards differ at all. "computed_tokens" is the share of trained
+        tokens that went through the model: where there is no entropy bonus, those whose advantage is not 0. "logp_gap"
+        is the mean |log p when sampled - log p now| before the first update on it: far above rounding it means that
+        rollouts are not sampled from this model, at this temperature, on these ids.
         """
         entropy, clipped, num_tokens, gap, num_known = self._sums.tolist()
         local = {
