@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from tirkit.tools.worker import Answer, TransientToolError
+from tirkit.types import ToolErrorKind
+
 counter = 0
 
 
@@ -72,3 +75,17 @@ def change(items: list[int]) -> list[int]:
 
 def read_input() -> str:
     return input()
+
+
+def not_now(log: str, times: int, retry_in_s: float = 0.0) -> str:
+    """Fails for a while: `times` times, then answers. Says in `log` when it was called."""
+    with Path(log).open("a") as file:
+        file.write(f"{time.monotonic()}\n")
+    tries = len(Path(log).read_text().splitlines())
+    if tries <= times:
+        raise TransientToolError("busy", retry_in_s)
+    return f"answered at try {tries}"
+
+
+def own_answer() -> Answer:
+    return Answer("a" * 3000, ToolErrorKind.TIMEOUT)

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the to
 
 import odd_tools
 
-from tirkit.tools.runtime import PythonToolbox, ToolboxError, run_all
+from tirkit.tools.runtime import PythonToolbox, ToolboxError, ToolSettings, run_all
 from tirkit.tools.worker import clip
 from tirkit.types import ToolCall, ToolErrorKind, ToolSchema
 
-FUNCTIONS = {name: item for name, item in vars(odd_tools).items() if inspect.isfunction(item)}
+FUNCTIONS = {n: f for n, f in vars(odd_tools).items() if inspect.isfunction(f) and f.__module__ == odd_tools.__name__}
 INTEGERS = {
     "type": "object",
     "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
@@ -184,8 +184,51 @@ def test_a_wrong_set_up_is_named() -> None:
         PythonToolbox({"local": lambda: 1}, [ToolSchema(name="local")])
     with pytest.raises(ToolboxError, match="'add' has a function but no document"):
         PythonToolbox({"add": odd_tools.add}, [])
+    with pytest.raises(ToolboxError, match="'mul' has settings but no document"):
+        PythonToolbox({}, [ToolSchema(name="add")], settings={"mul": ToolSettings()})
 
 
 def test_a_worker_that_cannot_start_stops_the_run() -> None:
     with pytest.raises(ToolboxError, match="could not start"):
         PythonToolbox(FUNCTIONS, SCHEMAS, memory_mb=1).run(call("add", a=1, b=1))
+
+
+@pytest.mark.parametrize("isolation", ["process", "inline"])
+def test_only_transient_failures_are_tried_again(tmp_path: Path, isolation: str) -> None:
+    settings = {name: ToolSettings(isolation=isolation, retries=2, backoff_s=0.001) for name in ("not_now", "fail")}  # type: ignore[arg-type]
+    with PythonToolbox(FUNCTIONS, SCHEMAS, settings=settings) as box:
+        result = box.run(call("not_now", log=str(tmp_path / "a"), times=2))
+        assert (result.content, result.error) == ("answered at try 3", None)
+        result = box.run(call("not_now", log=str(tmp_path / "b"), times=3))
+        assert (result.content, result.error) == ("busy", ToolErrorKind.UNAVAILABLE)
+        assert len((tmp_path / "b").read_text().splitlines()) == 3
+        assert box.run(call("fail", message="x")).error == ToolErrorKind.RAISED
+
+
+def test_waits_at_least_as_long_as_the_tool_asks(tmp_path: Path) -> None:
+    box = PythonToolbox(FUNCTIONS, SCHEMAS, isolation="inline", backoff_s=0.001)
+    box.run(call("not_now", log=str(tmp_path / "log"), times=1, retry_in_s=0.1))
+    first, second = map(float, (tmp_path / "log").read_text().split())
+    assert second - first >= 0.1
+
+
+def test_waits_double_up_to_a_bound_with_jitter() -> None:
+    settings = ToolSettings(backoff_s=1.0, max_backoff_s=5.0)
+    for attempt, full in enumerate((1, 2, 4, 5, 5)):
+        delays = [settings.delay_s(attempt, 0.0) for _ in range(50)]
+        assert full / 2 <= min(delays) < max(delays) <= full
+    assert settings.delay_s(0, 3.0) == 3.0
+    assert settings.delay_s(0, 60.0) == 5.0
+
+
+def test_a_tool_may_answer_with_an_error_of_its_own(either: PythonToolbox) -> None:
+    result = either.run(call("own_answer"))
+    assert (result.error, result.truncated, len(result.content)) == (ToolErrorKind.TIMEOUT, True, 1000)
+
+
+def test_each_tool_has_its_own_settings() -> None:
+    settings = {"nap": ToolSettings(timeout_s=0.3), "big": ToolSettings(max_chars=100)}
+    with PythonToolbox(FUNCTIONS, SCHEMAS, settings=settings) as box:
+        assert box.run(call("nap", seconds=5)).error == ToolErrorKind.TIMEOUT
+        assert len(box.run(call("big", size=5000)).content) == 100
+        assert box.run(call("add", a=1, b=2)).content == "3"

@@ -1,4 +1,4 @@
-"""What runs inside a tool worker process, and how a tool's result becomes bounded text. Imports nothing heavy."""
+"""What a tool may answer, how that becomes bounded text, and what runs inside a tool worker process."""
 
 import json
 import os
@@ -7,9 +7,31 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
+
+from tirkit.types import ToolErrorKind, UserError
 
 MAX_ERROR_CHARS = 500
+
+
+class Answer(NamedTuple):
+    """What one run of a tool gave; see ToolResult. A tool may return one, to say that it failed or cut its output.
+
+    `retry_in_s` is set where the failure may pass: the call may be made again after so many seconds.
+    """
+
+    content: str
+    error: ToolErrorKind | None = None
+    truncated: bool = False
+    retry_in_s: float | None = None
+
+
+class TransientToolError(Exception):
+    """Raised by a tool that cannot answer now and may when asked again, in `retry_in_s` seconds or later."""
+
+    def __init__(self, message: str, retry_in_s: float = 0.0):
+        super().__init__(message)
+        self.retry_in_s = retry_in_s
 
 
 def clip(text: str, max_chars: int) -> tuple[str, bool]:
@@ -27,23 +49,39 @@ def clip(text: str, max_chars: int) -> tuple[str, bool]:
     return f"{head} … [{len(text) - room} characters left out] … {tail}", True
 
 
-def invoke(function: Callable[..., Any], arguments: Mapping[str, Any], max_chars: int) -> tuple[bool, str, bool]:
-    """Call a tool: (it returned, its result or what it raised as text, whether that was cut).
+def invoke(function: Callable[..., Any], arguments: Mapping[str, Any], max_chars: int) -> Answer:
+    """Call a tool. Text is passed on as it is, anything else as JSON, what it raises as its type and message.
 
-    Text is passed on as it is, anything else as JSON. Whatever the tool does short of ending the process is answered.
+    Whatever the tool does short of ending the process is answered; but a `UserError` is a mistake in its set-up, and
+    goes on to whoever can put it right.
     """
     try:
         value = function(**arguments)
-        text = value if isinstance(value, str) else _to_json(value)
-        # Text that UTF-8 cannot hold (lone surrogates) could be neither stored nor tokenised.
-        return True, *clip(text.encode("utf-8", "replace").decode("utf-8"), max_chars)
+        answer = value if isinstance(value, Answer) else Answer(value if isinstance(value, str) else _to_json(value))
+        return _bounded(answer, max_chars)
+    except UserError:
+        raise
+    except TransientToolError as error:
+        answer = Answer(_in_words(error), ToolErrorKind.UNAVAILABLE, retry_in_s=error.retry_in_s)
     except (Exception, SystemExit) as error:
-        try:
-            message = " ".join(str(error).split())
-        except Exception:  # an exception that cannot even be printed
-            message = ""
-        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        return False, *clip(text.encode("utf-8", "replace").decode("utf-8"), min(max_chars, MAX_ERROR_CHARS))
+        answer = Answer(_in_words(error), ToolErrorKind.RAISED)
+    return _bounded(answer, min(max_chars, MAX_ERROR_CHARS))
+
+
+def _bounded(answer: Answer, max_chars: int) -> Answer:
+    # Text that UTF-8 cannot hold (lone surrogates) could be neither stored nor tokenised.
+    content, cut = clip(answer.content.encode("utf-8", "replace").decode("utf-8"), max_chars)
+    return answer._replace(content=content, truncated=answer.truncated or cut)
+
+
+def _in_words(error: BaseException) -> str:
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # an exception that cannot even be printed
+        message = ""
+    if isinstance(error, TransientToolError) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _to_json(value: Any) -> str:
@@ -53,10 +91,10 @@ def _to_json(value: Any) -> str:
         raise TypeError(f"the tool returned something that is not JSON ({error})") from None
 
 
-def serve(connection: Connection, pickled_functions: bytes, timeout_s: float, max_chars: int, memory_mb: int) -> None:
+def serve(connection: Connection, pickled_functions: bytes, timeout_s: float, memory_mb: int) -> None:
     """Answer calls until the other side hangs up.
 
-    Protocol: first None (ready) or a text saying why not; then (name, arguments) in, `invoke`'s answer out.
+    Protocol: first None (ready) or a text saying why not; then (name, arguments, max_chars) in, `invoke`'s answer out.
     What tools print goes nowhere: the terminal belongs to the run, and only what a tool returns is its result.
     """
     os.setsid()  # a group of its own, so that whatever a tool starts is killed with it
@@ -74,7 +112,7 @@ def serve(connection: Connection, pickled_functions: bytes, timeout_s: float, ma
     connection.send(None)
     while True:
         try:
-            name, arguments = connection.recv()
+            name, arguments, max_chars = connection.recv()
         except EOFError:
             return
         # The caller kills a worker that takes too long; should the caller be gone, the alarm does.
