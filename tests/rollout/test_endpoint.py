@@ -1,6 +1,8 @@
 import asyncio
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from tirkit.rollout.endpoint import EndpointPolicy, EndpointSettings, chat_messages
-from tirkit.rollout.policy import GenerateRequest, RolloutError
-from tirkit.types import Message, Task
+from tirkit.rollout.loop import rollout
+from tirkit.rollout.policy import GenerateRequest, RolloutError, RolloutRequest
+from tirkit.text.dialects import Dialect
+from tirkit.types import Message, Task, ToolCall, ToolResult, Turn
 
 SETTINGS = EndpointSettings(model="m", backoff_s=0.001, retries=2, max_concurrent=2)
 
@@ -108,3 +112,49 @@ def test_chat_messages_carry_documents_and_tool_turns_as_text(tiny: SimpleNamesp
     assert messages[0]["content"].startswith('Use the format.\n\nTools:\n{"name": "fail"')
     assert messages[0]["content"].endswith("\n\nBe brief.")
     assert messages[-1]["content"] == "5"
+
+
+def test_what_goes_on_is_asked_before_what_is_new(tiny: SimpleNamespace) -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(json.loads(request.content)["messages"][-1]["content"])
+        return completion("<answer>ok</answer>")
+
+    policy = EndpointPolicy(partial(connect, handler), tiny.renderer, replace(SETTINGS, max_concurrent=1))
+    with policy.session() as session:
+        for key in (2, 0, 1):
+            session.submit(key, ask(key))
+        done = session.advance()
+        assert [key for key, _ in done] == [0]
+        session.submit(0, replace(ask(9), turns=(Turn(text="a"),)))
+        while len(done) < 4:
+            done += session.advance()
+    assert [key for key, _ in done] == [0, 0, 1, 2]
+    assert seen == ["question 0", "question 9", "question 1", "question 2"]
+
+
+def test_a_tool_that_ends_wakes_a_waiting_session(tiny: SimpleNamespace) -> None:
+    """The endpoint answers the second attempt only after the first one's next turn was asked for."""
+    tool_ran = asyncio.Event()
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        last = json.loads(request.content)["messages"][-1]
+        if last["content"] == "wait":
+            await asyncio.wait_for(tool_ran.wait(), 10)
+            return completion("<answer>late</answer>")
+        if last["content"] == "5":  # the tool's result
+            tool_ran.set()
+            return completion("<answer>5</answer>")
+        return completion(Dialect().print_calls((ToolCall(name="add", arguments={"a": 2, "b": 3}),)))
+
+    class Slow:
+        def run(self, call: ToolCall) -> ToolResult:
+            time.sleep(0.05)
+            return ToolResult(name=call.name, content="5")
+
+    policy = EndpointPolicy(partial(connect, handler), tiny.renderer, SETTINGS)
+    tasks = [Task(id=text, prompt=(Message(role="user", content=text),)) for text in ("call", "wait")]
+    requests = [RolloutRequest(task) for task in tasks]
+    first, second = rollout(requests, policy, tiny.renderer, Dialect(), tiny.tools, Slow())
+    assert (first.answer, second.answer) == ("5", "late")

@@ -1,4 +1,5 @@
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ from tirkit.rollout.policy import GenerateRequest, Generation, RolloutError, Rol
 from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.text.dialects import Dialect, print_document
 from tirkit.text.masks import token_row
-from tirkit.tools.runtime import PythonToolbox
-from tirkit.types import Message, StopReason, Task, ToolCall, ToolErrorKind, Trajectory, Turn
+from tirkit.tools.runtime import PythonToolbox, ToolboxError
+from tirkit.types import Message, StopReason, Task, ToolCall, ToolErrorKind, ToolResult, Trajectory, Turn
 
 
 def add(a: int, b: int) -> int:
@@ -268,3 +269,61 @@ def test_scripted_policy_is_cut_off_at_its_budget(tiny: SimpleNamespace) -> None
     (generation,) = policy.generate([request])
     assert generation.finish == "length"
     assert ANSWER.startswith(generation.text)
+
+
+class Gate:
+    """Runs `mul` only after `add` ran `times` times; says in `order` what ran."""
+
+    def __init__(self, times: int):
+        self.times, self.order, self.open = times, [], threading.Event()
+
+    def run(self, call: ToolCall) -> ToolResult:
+        if call.name == "mul" and not self.open.wait(timeout=10):
+            return ToolResult(name="mul", content="nobody came")
+        self.order.append(call.name)
+        if self.order.count("add") == self.times:
+            self.open.set()
+        return ToolResult(name=call.name, content=call.name)
+
+
+def slow_and_quick(gate_times: int) -> tuple[list[RolloutRequest], "Gate"]:
+    slow = question(gold_rounds=((call("mul", a=1, b=1),),), answer="1").model_copy(update={"id": "slow"})
+    quick = question(gold_rounds=((call("add", a=1, b=1),),) * 3, answer="2")
+    return [RolloutRequest(slow), RolloutRequest(quick), RolloutRequest(quick)], Gate(gate_times)
+
+
+def test_a_slow_tool_delays_its_own_attempt_only(tiny: SimpleNamespace) -> None:
+    # The slow tool ends only after all six calls of the other two attempts: in step it never would.
+    requests, gate = slow_and_quick(6)
+    policy = ScriptedPolicy(oracle(tiny.dialect), tiny.renderer)
+    slow, *others = rollout(requests, policy, tiny.renderer, tiny.dialect, tiny.tools, gate)
+    assert gate.order == ["add"] * 6 + ["mul"]
+    assert [result.content for turn in slow.turns for result in turn.results] == ["mul"]
+    assert {t.stop for t in (slow, *others)} == {StopReason.ANSWERED}
+
+
+def test_calls_of_one_turn_run_beside_each_other_and_keep_their_order(tiny: SimpleNamespace) -> None:
+    task = question(gold_rounds=((call("mul", a=1, b=1), call("add", a=1, b=1)),), answer="1")
+    policy = ScriptedPolicy(oracle(tiny.dialect), tiny.renderer)
+    gate = Gate(1)
+    (trajectory,) = rollout([RolloutRequest(task)], policy, tiny.renderer, tiny.dialect, tiny.tools, gate)
+    assert gate.order == ["add", "mul"]
+    assert trajectory.turns[1].reply[0].content == "mul\nadd"
+
+
+def test_without_threads_calls_run_in_the_order_of_the_requests(tiny: SimpleNamespace) -> None:
+    requests, gate = slow_and_quick(0)
+    gate.open.set()
+    policy = ScriptedPolicy(oracle(tiny.dialect), tiny.renderer)
+    rollout(requests, policy, tiny.renderer, tiny.dialect, tiny.tools, gate, RolloutSettings(workers=0))
+    assert gate.order == ["mul"] + ["add"] * 6
+
+
+def test_a_broken_toolbox_stops_the_rollout(tiny: SimpleNamespace) -> None:
+    class Broken:
+        def run(self, call: ToolCall) -> ToolResult:
+            raise ToolboxError("no workers")
+
+    policy = ScriptedPolicy(oracle(tiny.dialect), tiny.renderer)
+    with pytest.raises(ToolboxError, match="no workers"):
+        rollout([RolloutRequest(TWO_ROUNDS)], policy, tiny.renderer, tiny.dialect, tiny.tools, Broken())

@@ -134,10 +134,11 @@ class BatchingSession(Session):
     def _read(self) -> None:
         """One piece of prefill; rows that lack nothing any more are decoded from now on."""
         leaders: dict[tuple[int, ...], _Seat] = {}
+        sources: dict[tuple[int, ...], _Slot] = {}
         for seat in self._reading:
             if not (seat.fresh and self._follows(seat, leaders)):
                 if seat.fresh:
-                    self._adopt(seat)
+                    self._adopt(seat, sources)
                 if seat.lacking:
                     leaders[seat.row.request.ids] = seat
         if leaders:
@@ -154,12 +155,14 @@ class BatchingSession(Session):
         gain = max((common(ids, other) for other in leaders), default=0) - len(seat.slot.ids)
         return 2 * gain > len(seat.lacking)
 
-    def _adopt(self, seat: _Seat) -> None:
-        """Copy the longest prefix that any slot has of the row's conversation."""
+    def _adopt(self, seat: _Seat, sources: dict[tuple[int, ...], _Slot]) -> None:
+        """Copy the longest prefix that any slot has of the row's conversation. `sources`: those found for its copies."""
         seat.fresh = False
-        ids = seat.row.request.ids[:-1]
-        source = max(self._slots, key=lambda slot: common(slot.ids, ids))
-        if (shared := common(source.ids, ids)) > len(seat.slot.ids):
+        ids = seat.row.request.ids
+        if ids not in sources:
+            sources[ids] = max(self._slots, key=lambda slot: common(slot.ids, ids))
+        source = sources[ids]
+        if (shared := common(source.ids, ids[:-1])) > len(seat.slot.ids):
             self._slab.copy(source.place, seat.slot.place, shared)
             seat.slot.ids = source.ids[:shared]
 
