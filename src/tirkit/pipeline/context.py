@@ -91,7 +91,15 @@ class Context:
     def rollout_settings(self) -> RolloutSettings:
         """Limits of an attempt and what stands in its prompt."""
         r = self.config.rollout
-        return RolloutSettings(r.max_turns, r.max_calls, r.max_new_tokens, r.max_tokens, r.prompt, r.retrieve_k)
+        return RolloutSettings(
+            r.max_turns,
+            r.max_calls,
+            r.max_new_tokens,
+            r.max_tokens,
+            r.prompt,
+            r.retrieve_k,
+            workers=0,  # the embedded tools take microseconds, and without threads a run can be repeated bit for bit
+        )
 
     @cached_property
     def train_tasks(self) -> tuple[Task, ...]:

@@ -156,7 +156,7 @@ class BatchingSession(Session):
         return 2 * gain > len(seat.lacking)
 
     def _adopt(self, seat: _Seat, sources: dict[tuple[int, ...], _Slot]) -> None:
-        """Copy the longest prefix that any slot has of the row's conversation. `sources`: those found for its copies."""
+        """Copy the longest prefix that any slot has of the row's ids; `sources` remembers which one, for its copies."""
         seat.fresh = False
         ids = seat.row.request.ids
         if ids not in sources:
