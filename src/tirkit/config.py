@@ -94,7 +94,9 @@ class CorpusConfig(Section):
         default=0.5, ge=0, le=1, description="share of views and pseudo calls that name the tool in a thought first"
     )
     field_dropout: float = Field(default=0.3, ge=0, lt=1)
-    questions: int = Field(default=400, ge=0, description="training questions answered without reasoning; 0 = none")
+    questions: int = Field(
+        default=400, ge=0, description="training questions that need tools, answered without reasoning; 0 = none"
+    )
 
 
 class InternaliseConfig(TrainConfig):

@@ -18,7 +18,7 @@ from tirkit.methods.tinr.corpus import (
     use,
     view,
 )
-from tirkit.methods.tinr.values import random_arguments
+from tirkit.methods.tinr.values import MAX_ITEMS, random_arguments
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.text.dialects import Dialect, print_document
 from tirkit.text.masks import token_row
@@ -156,6 +156,11 @@ def test_random_arguments_fit_their_schema(schema: dict[str, object]) -> None:
         arguments = random_arguments(tool.parameters, random.Random(seed))
         assert validate_arguments(tool, arguments) == ()
         assert json.loads(json.dumps(arguments)) == arguments
+
+
+def test_random_lists_stay_short_whatever_the_schema_asks() -> None:
+    arguments = random_arguments({"properties": {"x": {"type": "array", "minItems": 10**9}}}, random.Random(1))
+    assert len(arguments["x"]) == MAX_ITEMS  # type: ignore[arg-type]
 
 
 def test_split_name() -> None:

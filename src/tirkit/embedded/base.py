@@ -204,7 +204,7 @@ def main() -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(description="Train the embedded base model: general skills, no tools.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model, tokenizer and record to")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print(json.dumps(make_base(args.out, args.steps, args.seed), indent=2))

@@ -71,6 +71,22 @@ def paraphrase(rng: random.Random, split: Split) -> Trajectory:
     return conversation("paraphrase", cue + text, ((), DIALECT.print_answer(plain, think)))
 
 
+def paraphrase_two(rng: random.Random, split: Split) -> Trajectory:
+    """Says in plain words what the first or the second half of a request in two steps is about."""
+    plains, thoughts, fields = [], [], {"name": values.draw_name(rng, split)}
+    for part in ("", "2"):
+        aspect, thing = rng.choice(list(phrases.ASPECTS)), rng.choice(list(phrases.THINGS))
+        words = {"aspect": rng.choice(phrases.ASPECTS[aspect]), "thing": rng.choice(phrases.THINGS[thing])}
+        _, words["rest"] = draw_rest(rng, draw_form(rng).extras, split)
+        fields |= {f"{key}{part}": word for key, word in words.items()}
+        plains.append(f"{aspect} of {thing}")
+        thoughts.append(f"{words['aspect']} of {words['thing']} means {plains[-1]}")
+    text = rng.choice(templates.TWO_STEP[split]).format(**fields)
+    half = rng.randrange(2)
+    cue = f"Reword the {('first', 'second')[half]}, think first: "
+    return conversation("paraphrase_two", cue + text, ((), DIALECT.print_answer(plains[half], thoughts[half])))
+
+
 def repeat(rng: random.Random, split: Split) -> Trajectory:
     """Repeats made-up words and numbers; dense practice in copying."""
     words = [draw_result(rng, split) for _ in range(rng.randint(1, 5))]
@@ -192,12 +208,13 @@ def describe(rng: random.Random, split: Split) -> Trajectory:
 
 SKILLS: dict[str, tuple[Callable[[random.Random, Split], Trajectory], float]] = {
     "repeat": (repeat, 0.05),
-    "paraphrase": (paraphrase, 0.45),
+    "paraphrase": (paraphrase, 0.35),
+    "paraphrase_two": (paraphrase_two, 0.1),
     "normalise": (normalise, 0.05),
-    "addition": (addition, 0.14),
+    "addition": (addition, 0.17),
     "remark": (remark, 0.03),
-    "fill": (fill, 0.2),
-    "fill_two": (fill_two, 0.1),
+    "fill": (fill, 0.14),
+    "fill_two": (fill_two, 0.08),
     "describe": (describe, 0.03),
 }
 

@@ -58,10 +58,9 @@ class Request:
 
     @property
     def thought(self) -> str:
-        """From the question's words to plain ones, to the document's description, to the tool."""
-        tool, words, description = self.tool, self.words, self.tool.schema.description.rstrip(".")
-        plain = f"{words['aspect']} of {words['thing']} means {tool.aspect} of {tool.thing}"
-        return f"{plain} : {description[0].lower()}{description[1:]} : {tool.schema.name}"
+        """From the question's words to plain ones, to the tool."""
+        tool, words = self.tool, self.words
+        return f"{words['aspect']} of {words['thing']} means {tool.aspect} of {tool.thing} : {tool.schema.name}"
 
     @property
     def call(self) -> ToolCall:

@@ -56,7 +56,7 @@ def plan_run(config: RunConfig) -> RenderableType:
         loaded, parameters = _model(ctx)
         num_train = len(ctx.sft_tasks)
         ctx = _with_few_tasks(ctx)
-        parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, SAMPLE_TASKS)
+        parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, ctx.sft_tasks)
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
         speed = _measured(ctx, loaded.model, rows) if loaded.model.device.type != "meta" else _estimated(parameters)
         stages = _stages(ctx, rows, speed, num_train)

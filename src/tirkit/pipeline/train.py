@@ -24,7 +24,7 @@ from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.rl import RLSettings, RLTrainer
 from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
-from tirkit.types import Group, RewardBreakdown, Trajectory
+from tirkit.types import Group, RewardBreakdown, Task, Trajectory
 
 Facts = dict[str, JsonValue]
 SHOWN = ("loss", "loss_sft", "reward", "entropy", "validate_score", "tokens_per_s")
@@ -36,7 +36,9 @@ def internalise(ctx: Context) -> Facts:
     """TInR-U phase 1: memorise, recall and use."""
     config = ctx.config.internalise
     loaded = ctx.load(ctx.stage_before("internalise"))
-    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, config.corpus.questions)
+    # Answered without reasoning, a question that needs no tool would only unlearn the reasoning.
+    questions = [task for task in ctx.sft_tasks if task.gold_rounds][: config.corpus.questions]
+    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, questions)
     if not rows:
         raise ConfigError("internalise: every kind of example is switched off (internalise.corpus.*)")
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
@@ -52,7 +54,7 @@ def warmup(ctx: Context) -> Facts:
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
     rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
     if not ctx.enabled("synthesise"):
-        rows = use_rows(ctx, loaded, len(tasks))
+        rows = use_rows(ctx, loaded, ctx.sft_tasks)
     replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
     if not rows:
         raise ConfigError(
@@ -156,12 +158,12 @@ def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
     return _weighted(ctx, loaded, examples, loss_weights(settings))
 
 
-def use_rows(ctx: Context, loaded: Loaded, number: int) -> list[WeightedRow]:
-    """The first `number` training questions answered without reasoning (phase 1's use loss)."""
+def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[WeightedRow]:
+    """Training questions answered without reasoning (phase 1's use loss)."""
     beta = ctx.config.internalise.beta
     if not beta:
         return []
-    examples = use(ctx.sft_tasks[:number], loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    examples = use(tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
     return _weighted(ctx, loaded, examples, {"use": beta})
 
 
