@@ -12,10 +12,10 @@ import pytest
 
 from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.runtime import PythonToolbox
-from tirkit.tools.sandbox import Sandbox, SandboxError, SandboxIsolation, SandboxLimits
+from tirkit.tools.sandbox import Sandbox, SandboxError, SandboxIsolation, SandboxLimits, _Turns
 from tirkit.types import ToolCall, ToolErrorKind, ToolResult
 
-LIMITS = SandboxLimits(wall_s=4.0, cpu_s=1, memory_mb=400, processes=16, disk_mb=4, output_mb=2)
+LIMITS = SandboxLimits(wall_s=20.0, cpu_s=1, memory_mb=400, processes=16, disk_mb=4, output_mb=2)
 
 
 def why_no_bubblewrap() -> str:
@@ -242,6 +242,26 @@ def test_calls_run_at_once_on_as_many_slots_as_there_are(box: PythonToolbox) -> 
     for thread in threads:
         thread.join()
     assert all(end <= start for (_, end), (start, _) in zip(sorted(spans), sorted(spans)[1:], strict=False))
+
+
+def test_callers_get_their_turn_in_the_order_they_came() -> None:
+    turns, order, threads = _Turns(1), [], []
+
+    def take(name: str) -> None:
+        with turns:
+            order.append(name)
+
+    with turns:
+        for name in "abcdef":
+            threads.append(threading.Thread(target=take, args=(name,)))
+            threads[-1].start()
+            while len(turns._waiting) < len(threads):
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert "".join(order) == "abcdef"
+    with turns:  # all slots came back
+        pass
 
 
 def test_without_bubblewrap_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -93,7 +94,7 @@ class Sandbox:
         keep_bytes: int = 1 << 16,
     ) -> None:
         self.limits, self.isolation, self.keep_bytes = limits or SandboxLimits(), isolation, keep_bytes
-        self._slots = threading.BoundedSemaphore(slots or len(os.sched_getaffinity(0)))
+        self._turns = _Turns(slots or len(os.sched_getaffinity(0)))
         self._bwrap = shutil.which("bwrap") if isolation == "bubblewrap" else None
         if isolation == "bubblewrap" and not self._bwrap:
             raise SandboxError(f"Python code cannot be run safely: bwrap was not found; {INSTALL}")
@@ -101,7 +102,7 @@ class Sandbox:
     def run(self, code: str) -> Output:
         """Run `code`; may be called from several threads at once."""
         # Files, not pipes, for what is given and for complaints: neither can block, whatever their size.
-        with self._slots, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
+        with self._turns, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
             given.write(code.encode("utf-8", "replace"))
             given.seek(0)
             process = subprocess.Popen(
@@ -150,6 +151,32 @@ class Sandbox:
         python = os.path.realpath(sys.executable)
         # Isolated, and without `site`, which takes as long as all the rest.
         return [*wrapper, python, "-I", "-S", "-X", "utf8", "-c", CHILD, *map(str, numbers), _packages()]
+
+
+class _Turns:
+    """Lets a few threads in at a time, in the order they came; a semaphore lets in whoever is quick, time and again."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._waiting: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        gate.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._free += 1
 
 
 class _Cut:
