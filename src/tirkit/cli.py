@@ -109,10 +109,10 @@ def inspect(
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="trajectories, JSONL", show_default=False)],
-    tasks: Annotated[Path, typer.Option(help="their tasks, JSONL", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="trajectories: ours, OpenAI chat JSON or ShareGPT", show_default=False)],
+    tasks: Annotated[Path | None, typer.Option(help="their tasks; without, what the file says of success")] = None,
 ) -> None:
-    """Score trajectories against their tasks; bad lines are named and the rest is scored."""
+    """Score trajectories: verdict, quality S, what to keep and repair; bad lines are named, the rest is scored."""
     from tirkit.evaluation.score_file import print_scores
 
     raise typer.Exit(print_scores(file, tasks, out))

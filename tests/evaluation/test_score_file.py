@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,47 @@ def test_what_is_printed(files: tuple[Path, Path]) -> None:
     out = Console(width=60, file=io.StringIO())
     assert print_scores(*files, out) == 1
     text = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "1: 'sum' right, reward 3 (format 1, calls 2), answered\n" in text
+    quality = "S 1.000 (hesitation 1, length 1.00, repetition 1.00)"  # no words at all
+    assert f"1: 'sum' right, {quality}, keep, reward 3 (format 1, calls 2), answered\n" in text
     assert f"{files[0]}:2: not JSON" in text
-    assert "4 trajectories, 2 of 3 judged ones right, mean reward 2.000, 5 bad lines" in " ".join(text.split())
+    means = "mean S 1.000, mean reward 2.000, 2 to keep, 1 to repair, 1 to leave"
+    assert f"4 trajectories, 2 of 3 judged ones right, {means}, 5 bad lines" in " ".join(text.split())
+
+
+def chat(reply: str, **fields: object) -> dict[str, object]:
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    messages = [
+        {"role": "user", "content": "1 + 2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "3"},
+        {"role": "assistant", "content": reply},
+    ]
+    return {"messages": messages, **fields}
+
+
+def test_other_forms_with_and_without_tasks(tmp_path: Path) -> None:
+    sharegpt = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "maybe hello"}]}
+    lines = [chat("3", task_id="sum", reward=0.0), sharegpt, {"messages": []}, chat("4 or so", task_id="sum", reward=1)]
+    path, tasks = tmp_path / "log.jsonl", tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scored = score_file(path)
+    # the log's word; the ShareGPT line says nothing
+    assert [str(s.verdict) for s in scored.scores] == ["wrong", "unscored", "right"]
+    assert [str(issue) for issue in scored.issues] == [f"{path}:3: no message of the assistant"]
+    assert scored.scores[0].quality.reference_words == scored.scores[2].quality.words
+    assert scored.scores[0].blind.reference_words == scored.scores[2].quality.words
+    assert scored.scores[2].blind.reference_words is None  # the other attempt is wrong
+    tasks.write_text(TASKS[0].model_dump_json() + "\n")
+    judged = score_file(path, tasks)  # the task's word counts more
+    assert [(s.line, str(s.verdict), s.reward and s.reward.total) for s in judged.scores] == [
+        (1, "right", 3),
+        (4, "wrong", 3),  # the calls are right, and calls are what this reward is about
+    ]
+    out = Console(width=120, file=io.StringIO())
+    assert print_scores(path, None, out) == 1
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "how the scores go with success" in text
+    assert "within tasks" in text
 
 
 def test_a_good_file_exits_with_zero(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
-"""Score a file of trajectories: each one's reward, term by term, and its verdict. Bad lines are named."""
+"""Score a file of trajectories: each one's verdict, quality and reward, term by term. Bad lines are named."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from tirkit.evaluation.quality import blind_scores, relate, relation_table
 from tirkit.evaluation.tables import visible
-from tirkit.scoring.match import Verdict, verdict
+from tirkit.scoring.match import Verdict
+from tirkit.scoring.quality import Decision, QualityScore, QualitySettings, decide, is_right, score_group
 from tirkit.scoring.reward import TinrReward
 from tirkit.text.dialects import Dialect
 from tirkit.text.index import build_index
-from tirkit.tools.lines import FileIssue, convert_records, parse_as, read_records
+from tirkit.tools.lines import FileIssue, convert_records, read_records
+from tirkit.tools.logs import LoggedAttempt, read_attempt
 from tirkit.tools.questions import load_tasks
 from tirkit.types import RewardBreakdown, Task, ToolSchema, Trajectory, UserError
 
@@ -22,12 +26,23 @@ class ScoreError(UserError):
 
 @dataclass(frozen=True)
 class Score:
-    """One trajectory's. `reward` is None where nothing says what right would be: then the verdict is unscored."""
+    """One trajectory's. `reward` is None where nothing says what right would be: then the verdict is unscored.
+
+    `blind` is its quality measured against the other attempts at its task only, see `tirkit.evaluation.quality`.
+    """
 
     line: int
     trajectory: Trajectory
-    verdict: Verdict
+    quality: QualityScore
+    blind: QualityScore
+    decision: Decision
     reward: RewardBreakdown | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the task's target, else by what the log says."""
+        right = self.quality.right
+        return Verdict.UNSCORED if right is None else Verdict.RIGHT if right else Verdict.WRONG
 
 
 @dataclass(frozen=True)
@@ -38,25 +53,28 @@ class ScoredFile:
     issues: tuple[FileIssue, ...]
 
 
-def score_file(path: Path, tasks_path: Path | None = None) -> ScoredFile:
-    """Read trajectories (one JSON object a line) and score them against their tasks.
+def score_file(path: Path, tasks_path: Path | None = None, settings: QualitySettings | None = None) -> ScoredFile:
+    """Read trajectories in any form of `tirkit.tools.logs` and score them against their tasks.
 
-    Without tasks every verdict is "unscored". Raises ScoreError where the file cannot be read.
+    Without tasks a verdict is what the log says of the attempt, else "unscored". Raises ScoreError where the file
+    cannot be read.
     """
     try:
-        records, issues = read_records(path, "jsonl")
+        records, issues = read_records(path)
     except OSError as error:
-        raise ScoreError(f"{path} cannot be read ({error.strerror}); give a file of trajectories, JSONL") from error
-    found = convert_records(path, records, parse_as(Trajectory), issues)
-    tasks: dict[str, Task] = {}
+        raise ScoreError(
+            f"{path} cannot be read ({error.strerror}); give a file of trajectories, JSON Lines"
+        ) from error
+    found = convert_records(path, records, read_attempt, issues)
+    tasks = {attempt.task.id: attempt.task for _, attempt in reversed(found)}
     if tasks_path is not None:
         loaded = load_tasks(tasks_path)
         tasks = {task.id: task for task in loaded.tasks}
         issues += loaded.issues
-        strays = [(line, t.task_id) for line, t in found if t.task_id not in tasks]
+        strays = [(line, a.task.id) for line, a in found if a.task.id not in tasks]
         issues += [FileIssue(str(path), line, f"no task {name!r} in {tasks_path}") for line, name in strays]
-        found = [(line, t) for line, t in found if t.task_id in tasks]
-    scores = tuple(_score(line, trajectory, tasks) for line, trajectory in found)
+        found = [(line, a) for line, a in found if a.task.id in tasks]
+    scores = _score_all(found, tasks, settings or QualitySettings())
     return ScoredFile(scores, tuple(sorted(issues, key=lambda issue: (issue.file != str(path), issue.line))))
 
 
@@ -67,32 +85,72 @@ def print_scores(path: Path, tasks_path: Path | None, console: Console) -> int:
         console.print(score_line(score), markup=False, highlight=False, soft_wrap=True)
     for issue in scored.issues:
         console.print(str(issue), style="red", markup=False, highlight=False, soft_wrap=True)
-    rewards = [score.reward.total for score in scored.scores if score.reward is not None]
-    right = sum(score.verdict is Verdict.RIGHT for score in scored.scores)
-    judged = sum(score.verdict is not Verdict.UNSCORED for score in scored.scores)
-    mean = f", mean reward {sum(rewards) / len(rewards):.3f}" if rewards else ""
-    summary = f"{len(scored.scores)} trajectories, {right} of {judged} judged ones right{mean}, "
-    console.print(f"{summary}{len(scored.issues)} bad lines", highlight=False)
+    verdicts = {score.verdict for score in scored.scores}
+    if {Verdict.RIGHT, Verdict.WRONG} <= verdicts:
+        blind, tasks = zip(*((score.blind, score.trajectory.task_id) for score in scored.scores), strict=True)
+        console.print(relation_table(relate(blind, tasks)))
+    console.print(_summary(scored), highlight=False)
     return 1 if scored.issues else 0
 
 
 def score_line(score: Score) -> str:
     """One trajectory's score on one line, its problems included."""
-    terms = "no reward"
+    q = score.quality
+    length = "–" if q.length is None else f"{q.length:.2f}"
+    quality = f"S {q.total:.3f} (hesitation {q.hesitation:.0f}, length {length}, repetition {q.repetition:.2f})"
+    reward = ""
     if score.reward is not None:
         parts = ", ".join(f"{term.name} {term.weight * term.value:.3g}" for term in score.reward.terms)
-        terms = f"reward {score.reward.total:.3g} ({parts})"
+        reward = f", reward {score.reward.total:.3g} ({parts})"
     problems = [problem for turn in score.trajectory.turns for problem in turn.problems]
     ended = "; ".join((str(score.trajectory.stop), *problems))
-    return visible(f"{score.line}: {score.trajectory.task_id!r} {score.verdict}, {terms}, {ended}")
+    head = f"{score.line}: {score.trajectory.task_id!r} {score.verdict}"
+    return visible(f"{head}, {quality}, {score.decision}{reward}, {ended}")
 
 
-def _score(number: int, trajectory: Trajectory, tasks: Mapping[str, Task]) -> Score:
-    task = tasks.get(trajectory.task_id)
-    if task is None or (task.gold_calls is None and task.answer is None):
-        return Score(number, trajectory, Verdict.UNSCORED, None)
-    reward = TinrReward(_dialect(trajectory))(trajectory, task)
-    return Score(number, trajectory, verdict(trajectory, task), reward)
+def _summary(scored: ScoredFile) -> str:
+    scores = scored.scores
+    judged = Counter(score.verdict for score in scores)
+    decided = Counter(score.decision for score in scores)
+    right, wrong = judged[Verdict.RIGHT], judged[Verdict.WRONG]
+    parts = [f"{len(scores)} trajectories, {right} of {right + wrong} judged ones right"]
+    rewards = [score.reward.total for score in scores if score.reward is not None]
+    parts += [f"mean S {_mean([score.quality.total for score in scores]):.3f}"] if scores else []
+    parts += [f"mean reward {_mean(rewards):.3f}"] if rewards else []
+    parts += [f"{count} to {decision}" for decision in Decision if (count := decided[decision])]
+    return ", ".join([*parts, f"{len(scored.issues)} bad lines"])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _score_all(
+    found: Sequence[tuple[int, LoggedAttempt]], tasks: Mapping[str, Task], settings: QualitySettings
+) -> tuple[Score, ...]:
+    """Scores in the order of the file; attempts at one task are measured against each other."""
+    groups: dict[str, list[tuple[int, LoggedAttempt]]] = {}
+    for line, attempt in found:
+        groups.setdefault(attempt.task.id, []).append((line, attempt))
+    scores: list[Score] = []
+    for name, group in groups.items():
+        task, attempts = tasks[name], [attempt.trajectory for _, attempt in group]
+        right = [is_right(a.trajectory, task) if _has_target(task) else a.success for _, a in group]
+        qualities = score_group(attempts, task, settings, right=right)
+        blind = blind_scores(attempts, task, right, settings)
+        decisions = decide(qualities, settings)
+        for i, (line, attempt) in enumerate(group):
+            reward = _reward(attempt.trajectory, task) if _has_target(task) else None
+            scores.append(Score(line, attempt.trajectory, qualities[i], blind[i], decisions[i], reward))
+    return tuple(sorted(scores, key=lambda score: score.line))
+
+
+def _has_target(task: Task) -> bool:
+    return task.gold_calls is not None or task.answer is not None
+
+
+def _reward(trajectory: Trajectory, task: Task) -> RewardBreakdown:
+    return TinrReward(_dialect(trajectory))(trajectory, task)
 
 
 def _dialect(trajectory: Trajectory) -> Dialect:

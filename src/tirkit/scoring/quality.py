@@ -116,13 +116,17 @@ def is_right(trajectory: Trajectory, task: Task) -> bool | None:
 
 
 def find_references(
-    trajectories: Sequence[Trajectory], task: Task, settings: QualitySettings, right: Sequence[bool | None]
+    trajectories: Sequence[Trajectory],
+    task: Task,
+    settings: QualitySettings,
+    right: Sequence[bool | None],
+    min_attempts: int = 2,
 ) -> References:
-    """L* and the calls needed: those of the gold, or the fewest of a right attempt."""
+    """L* of the modes with at least `min_attempts`, and the calls needed: the gold's, or the fewest of a right one."""
     attempts = Counter(t.mode for t in trajectories)
     words: dict[Mode | None, int] = {}
     for trajectory, z in zip(trajectories, right, strict=True):
-        if z and attempts[trajectory.mode] > 1:
+        if z and attempts[trajectory.mode] >= min_attempts:
             length = count_words(trajectory, settings)
             words[trajectory.mode] = min(length, words.get(trajectory.mode, length))
     used = [len(t.calls) for t, z in zip(trajectories, right, strict=True) if z]
@@ -155,7 +159,7 @@ def length_score(words: int, reference: int, one_sided: bool = False) -> float:
     >>> [round(length_score(words, 4), 4) for words in (4, 5, 6, 8, 12)]
     [1.0, 0.8825, 0.6065, 0.1353, 0.0003]
     """
-    excess = words / max(reference, 1) - 1
+    excess = (words - reference) / max(reference, 1)
     return 1.0 if one_sided and excess <= 0 else math.exp(-2 * excess**2)
 
 
