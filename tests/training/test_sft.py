@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Gemma2Config, Gemma2ForCausalLM, TrainerCallback
 
+from tirkit.methods.tinr.tokens import add_lora
 from tirkit.training.base import rows_of_step
 from tirkit.training.callbacks import ProgressCallback, last_checkpoint
-from tirkit.training.sft import SFTSettings, WeightedRow, cut, train_sft
+from tirkit.training.sft import SFTSettings, WeightedRow, train_sft
 
 SETTINGS = SFTSettings(lr=0.01, batch_size=4, max_steps=6, schedule="constant", warmup=0.0, log_steps=1)
 
@@ -30,7 +31,7 @@ class Watch(TrainerCallback):
         self.gradients, self.stop_at = [], stop_at
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        self.gradients.append([p.grad.clone() for p in model.parameters()])
+        self.gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
 
     def on_step_end(self, args, state, control, **_):
         control.should_training_stop |= state.global_step == self.stop_at
@@ -63,17 +64,67 @@ def test_loss_is_the_weighted_mean_over_rows_of_means_over_tokens(make_model, ro
     assert report.tokens == sum(sum(row.row.tool_mask) for row in batch)
 
 
-def test_how_rows_are_cut_into_micro_batches_does_not_matter(make_model, rows, tmp_path):
+def test_how_rows_are_cut_and_packed_does_not_matter(make_model, rows, tmp_path):
     runs = []
-    for max_tokens in (10_000, 40, 1):
+    for number, (packing, max_tokens) in enumerate(
+        [(True, 10_000), (True, 40), (True, 1), (False, 10_000), (False, 1)]
+    ):
         watch = Watch()
-        settings = replace(SETTINGS, max_tokens=max_tokens, max_steps=3)
-        train_sft(make_model(), rows, settings, tmp_path / str(max_tokens), pad_id=0, callbacks=[watch])
+        settings = replace(SETTINGS, packing=packing, max_tokens=max_tokens, max_steps=3)
+        train_sft(make_model(), rows, settings, tmp_path / str(number), pad_id=0, callbacks=[watch])
         runs.append(watch.gradients)
     for other in runs[1:]:
         for step, want in zip(other, runs[0], strict=True):
             for a, b in zip(step, want, strict=True):
                 torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
+
+
+def test_no_padding_and_no_shared_prefix_is_computed_twice(make_model, make_row, tmp_path):
+    # Four rows with one prompt of 9 tokens and completions of 4, 6, 20, 5, the last token of which predicts nothing:
+    # 9 + 3 + 5 + 19 + 4 = 40 tokens. Padded: 4 rows of 29.
+    rows = [WeightedRow(make_row(i, 9, c)) for i, c in enumerate((4, 6, 20, 5))]
+    computed = []
+    for packing in (True, False):
+        model = make_model()
+        model.get_input_embeddings().register_forward_hook(lambda module, args, out: computed.append(args[0].numel()))
+        settings = replace(SETTINGS, packing=packing, max_steps=1)
+        train_sft(model, rows, settings, tmp_path / str(packing), pad_id=0)
+    assert computed == [40, 4 * 29]
+
+
+def test_a_model_that_cannot_pack_is_trained_on_padded_rows(make_model, rows, tmp_path, gradients, caplog):
+    model = make_model(Gemma2Config, Gemma2ForCausalLM, attn_implementation="eager")
+    watch = Watch()
+    batch = [rows[i] for i in rows_of_step(0, len(rows), 4, seed=0)]
+    want = gradients(model, sum(row.weight * mean_loss(model, row.row) for row in batch) / 4)
+    model.zero_grad()
+    settings = replace(SETTINGS, max_steps=1, max_grad_norm=0)
+    train_sft(model, rows, settings, tmp_path, pad_id=0, callbacks=[watch])
+    for got, gradient in zip(watch.gradients[0], want.values(), strict=True):
+        torch.testing.assert_close(got, gradient, atol=1e-6, rtol=1e-4)
+    assert "padded, not packed" in caplog.text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_with_tool_tokens_trains(make_model, rows, tmp_path, gradients, tied):
+    """The rows of the tool tokens train whole, through the head too; TRL's fused head cannot do this."""
+    tool_ids = [40, 41, 49]
+    model, watch = add_lora(make_model(tie_word_embeddings=tied), tool_ids, rank=2), Watch()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = [rows[i] for i in rows_of_step(0, len(rows), 4, seed=0)]
+    want = gradients(model, sum(row.weight * mean_loss(model, row.row) for row in batch) / 4)
+    model.zero_grad()
+    settings = replace(SETTINGS, max_grad_norm=0, max_steps=40)
+    report = train_sft(model, rows, settings, tmp_path, pad_id=0, callbacks=[watch])
+    for got, (name, gradient) in zip(watch.gradients[0], want.items(), strict=True):
+        torch.testing.assert_close(got, gradient, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert report.curve[-1]["loss_a"] < 0.9 * report.curve[0]["loss_a"]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("lora_" in name or "trainable_tokens_delta" in name for name in changed)
+    table = model.merge_and_unload().get_output_embeddings().weight
+    same = torch.isclose(table, make_model(tie_word_embeddings=tied).get_output_embeddings().weight).all(1)
+    assert (~same).nonzero()[:, 0].tolist() == tool_ids
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -141,14 +192,6 @@ def test_the_best_weights_are_kept(make_model, rows, tmp_path):
     report = train_sft(model, rows, settings, tmp_path, pad_id=0, validate=validate)
     assert [line["validate_score"] for line in report.curve if "validate_score" in line] == [-1, 0, -1]
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
-
-
-def test_micro_batches_respect_the_bound_and_hold_every_row_once():
-    lengths = [5, 80, 7, 7, 300, 6, 81, 5]
-    pieces = cut(lengths, max_tokens=170)
-    assert sorted(i for piece in pieces for i in piece) == list(range(8))
-    assert all(len(piece) == 1 or len(piece) * max(lengths[i] for i in piece) <= 170 for piece in pieces)
-    assert cut([10] * 6, max_tokens=1000) == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_every_row_comes_once_an_epoch_and_the_order_follows_from_the_seed():

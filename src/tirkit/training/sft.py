@@ -5,13 +5,13 @@ An optimiser step draws `batch_size` rows and minimises
     sum over rows of weight * (mean over the row's trained tokens of -log p) / number of rows in the step
 
 so a long target counts no more than a short one (TInR phase 1: L_mem + α L_rec + β L_use with weights 1, α, β). The
-rows are cut into micro-batches of similar length; the cut changes speed and memory, not the gradient. What step s
-trains on is a function of (seed, s) alone, so a run goes on exactly where its last checkpoint stands, on any number of
-processes.
+rows are cut into micro-batches, and those of one are packed: nothing is padded, and a prefix that several of them share
+is computed once. That changes speed and memory, not the gradient. What step s trains on is a function of (seed, s)
+alone, so a run goes on exactly where its last checkpoint stands, on any number of processes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from transformers import TrainerCallback, TrainingArguments
 from tirkit.text.masks import TokenRow
 from tirkit.training.base import StepTrainer, rows_of_step, training_arguments
 from tirkit.training.callbacks import Clock
+from tirkit.training.forward import why_no_trees
 from tirkit.training.optim import OptimizerName, ScheduleName, lr_factor
-from tirkit.training.prefix import ScoredBatch, plain_batch
+from tirkit.training.prefix import ScoredBatch, cut_rows, cut_trees, plain_batch, tree_batch
+
+logger = logging.getLogger(__name__)
 
 UNLIMITED_STEPS = 10**9
-FORWARD_TOKENS = 128  # what one more forward costs beside its tokens, in tokens: measured on the embedded model
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,31 @@ class WeightedRow:
     weight: float = 1.0
     kind: str = "sft"
 
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """Of the row."""
+        return self.row.prompt_ids
+
+    @property
+    def completion_ids(self) -> Sequence[int]:
+        """Of the row."""
+        return self.row.completion_ids
+
+    @property
+    def tool_mask(self) -> Sequence[int]:
+        """Of the row."""
+        return self.row.tool_mask
+
 
 @dataclass(frozen=True)
 class SFTSettings:
     """How to train. The run ends at the first of `epochs`, `max_steps`, `max_seconds`; at least one must be given.
 
     `warmup` is a share of the run. With `max_seconds` the schedule follows the clock where that is ahead of the steps
-    (so the run is not repeatable to the bit). `max_tokens` bounds the padded tokens of a micro-batch. `batch_size`
-    counts rows per optimiser step, over all processes. With `keep_best` the model ends with the weights that validated
-    best by `score`.
+    (so the run is not repeatable to the bit). `max_tokens` bounds the tokens of a micro-batch: a CPU is
+    fastest at one or two thousand, a GPU at what its memory holds. `packing`: rows of a micro-batch stand one behind the
+    other, where the model allows; else they are padded. `batch_size` counts rows per optimiser step, over all processes.
+    With `keep_best` the model ends with the weights that validated best by `score`.
     """
 
     lr: float = 1e-3
@@ -61,7 +79,8 @@ class SFTSettings:
     warmup: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    max_tokens: int = 8192
+    max_tokens: int = 2048
+    packing: bool = True
     seed: int = 0
     log_steps: int = 20
     save_steps: int | None = None
@@ -105,37 +124,14 @@ class _Step:
     num_tokens: int
 
 
-def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of `lengths` in micro-batches of similar length: least padded tokens plus a fixed cost per forward.
-
-    Best cut of the sorted lengths by dynamic programming. A row longer than `max_tokens` gets a micro-batch of its own.
-
-    >>> cut([10, 900, 12, 11], max_tokens=1000)
-    [[1], [2, 3, 0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first n rows, and where their last micro-batch starts
-    for end in range(1, len(order) + 1):
-        costs = []
-        for start in range(end - 1, -1, -1):
-            padded = lengths[order[start]] * (end - start)
-            if padded > max_tokens and end - start > 1:
-                break
-            costs.append((best[start][0] + padded + FORWARD_TOKENS, start))
-        best.append(min(costs))
-    pieces, end = [], len(order)
-    while end:
-        start = best[end][1]
-        pieces.append(order[start:end])
-        end = start
-    return pieces[::-1]
-
-
 class _Steps(Dataset[_Step]):
-    """Item s = step s, for this process."""
+    """Item s = step s, for process `rank` of `world`."""
 
-    def __init__(self, rows: Sequence[WeightedRow], settings: SFTSettings, pad_id: int, rank: int, world: int):
-        self.rows, self.settings, self.pad_id, self.rank, self.world = rows, settings, pad_id, rank, world
+    def __init__(
+        self, rows: Sequence[WeightedRow], settings: SFTSettings, pad_id: int, packed: bool, rank: int, world: int
+    ):
+        self.rows, self.settings, self.pad_id, self.packed = rows, settings, pad_id, packed
+        self.rank, self.world = rank, world
         self.kinds = sorted({row.kind for row in rows})
 
     def __len__(self) -> int:
@@ -143,43 +139,43 @@ class _Steps(Dataset[_Step]):
 
     def __getitem__(self, step: int) -> _Step:
         batch = [self.rows[i] for i in rows_of_step(step, len(self.rows), self.settings.batch_size, self.settings.seed)]
-        plans = [self._plan(batch[rank :: self.world]) for rank in range(self.world)]
+        cut = cut_trees if self.packed else cut_rows
+        plans = [cut(batch[rank :: self.world], self.settings.max_tokens) for rank in range(self.world)]
         # Every process does the same number of forwards, as FSDP needs: what is missing is filled with weight 0.
-        filler = [replace(min(batch, key=_length), weight=0.0)]
+        filler = [replace(min(batch, key=lambda row: len(row.prompt_ids) + len(row.completion_ids)), weight=0.0)]
         mine = plans[self.rank] + [filler] * (max(map(len, plans)) - len(plans[self.rank]))
-        num_tokens = sum(sum(row.row.tool_mask) for row in batch)
+        num_tokens = sum(sum(row.tool_mask) for row in batch)
         return _Step([self._micro_batch(rows, len(batch)) for rows in mine], num_tokens)
 
-    def _plan(self, rows: list[WeightedRow]) -> list[list[WeightedRow]]:
-        return [[rows[i] for i in piece] for piece in cut([_length(row) for row in rows], self.settings.max_tokens)]
-
     def _micro_batch(self, rows: list[WeightedRow], num_rows: int) -> _MicroBatch:
-        counts = [sum(row.row.tool_mask) for row in rows]
+        counts = [sum(row.tool_mask) for row in rows]
         return _MicroBatch(
-            plain_batch([row.row for row in rows], self.pad_id),
+            tree_batch(rows) if self.packed else plain_batch(rows, self.pad_id),
             torch.tensor([row.weight / count / num_rows for row, count in zip(rows, counts, strict=True)]),
             torch.tensor(counts),
             torch.tensor([self.kinds.index(row.kind) for row in rows]),
         )
 
 
-def _length(row: WeightedRow) -> int:
-    return len(row.row.prompt_ids) + len(row.row.completion_ids)
-
-
 class _SFTTrainer(StepTrainer):
     """A step of this trainer is one item of `_Steps`: all micro-batches of an optimiser step."""
 
     def __init__(self, model: nn.Module, args: TrainingArguments, steps: _Steps, clock: Clock, callbacks: Sequence):
-        name = steps.settings.optimizer
-        super().__init__(model, args, steps, optimizer_name=name, clock=clock, callbacks=callbacks)
+        name, packed = steps.settings.optimizer, steps.packed
+        super().__init__(
+            model, args, steps, optimizer_name=name, clock=clock, callbacks=callbacks, shared_prefix=packed
+        )
         self.settings, self.kinds = steps.settings, steps.kinds
         self._sums = torch.zeros(2, len(self.kinds), device=self.args.device)  # losses and rows since the last log line
         self._last_log = (0, 0.0)  # tokens and seconds by then
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, None]:
-        """One item; how much its tokens count is settled in it."""
-        return [next(epoch_iterator)], None
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[_Step], num_batches: int, device: torch.device
+    ) -> tuple[list[list[_MicroBatch]], None]:
+        """The micro-batches of one item; how much their tokens count is settled in them."""
+        step = next(epoch_iterator)
+        self.clock.num_tokens += step.num_tokens
+        return [step.batches], None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule named in the settings, over steps or seconds, whichever is further."""
@@ -194,22 +190,8 @@ class _SFTTrainer(StepTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Gradient of the whole step: micro-batch by micro-batch, reduced over processes with the last one."""
-        model.train()
-        total = torch.zeros((), device=self.args.device)
-        self.clock.num_tokens += inputs.num_tokens
-        for i, batch in enumerate(inputs.batches):
-            last = i == len(inputs.batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    # DDP takes the mean over processes, the loss is a sum over them
-                    loss = self._loss(model, batch) * self.args.world_size
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        return total
-
-    def _loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
+    def batch_loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
+        """Weighted sum over rows of means over tokens."""
         device = self.args.device
         scored, scale_R = batch.scored.to(device), batch.scale_R.to(device)
         count_R, kind_R = batch.count_R.to(device), batch.kind_R.to(device)
@@ -277,7 +259,7 @@ def train_sft(
     if not rows:
         raise ValueError("no rows to train on")
     for i, row in enumerate(rows):
-        if not any(row.row.tool_mask):
+        if not any(row.tool_mask):
             raise ValueError(f"row {i} ({row.kind}) has no trained token: leave it out")
     if settings.keep_best and validate is None:
         raise ValueError("keep_best needs a validate function")
@@ -285,7 +267,10 @@ def train_sft(
     args = _arguments(settings, len(rows), folder)
     if settings.max_seconds is not None and args.world_size > 1:
         raise ValueError("max_seconds needs a single process, whose clock decides: set max_steps instead")
-    steps = _Steps(rows, settings, pad_id, args.process_index, args.world_size)
+    why = why_no_trees(model, args.device)
+    if settings.packing and why:
+        logger.warning("rows are padded, not packed: %s", why)
+    steps = _Steps(rows, settings, pad_id, settings.packing and why is None, args.process_index, args.world_size)
     trainer = _SFTTrainer(model, args, steps, clock, callbacks)
     if validate is not None:
         trainer.add_callback(_Validation(trainer, validate, folder))
