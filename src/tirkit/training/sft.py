@@ -63,10 +63,10 @@ class SFTSettings:
     """How to train. The run ends at the first of `epochs`, `max_steps`, `max_seconds`; at least one must be given.
 
     `warmup` is a share of the run. With `max_seconds` the schedule follows the clock where that is ahead of the steps
-    (so the run is not repeatable to the bit). `max_tokens` bounds the tokens of a micro-batch: a CPU is
-    fastest at one or two thousand, a GPU at what its memory holds. `packing`: rows of a micro-batch stand one behind the
-    other, where the model allows; else they are padded. `batch_size` counts rows per optimiser step, over all processes.
-    With `keep_best` the model ends with the weights that validated best by `score`.
+    (so the run is not repeatable to the bit). `batch_size` counts rows per optimiser step, over all processes.
+    `max_tokens` bounds a micro-batch: a CPU is fastest at one or two thousand, a GPU at what its memory holds.
+    `packing`: the rows of a micro-batch stand one behind the other, where the model allows; else they are padded. With
+    `keep_best` the model ends with the weights that validated best by `score`.
     """
 
     lr: float = 1e-3
