@@ -23,6 +23,7 @@ from tirkit.losses.entropy import token_stats
 from tirkit.training.prefix import ScoredBatch
 
 ATTENTION = "tirkit_tree"
+SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -171,7 +172,7 @@ def why_no_trees(model: nn.Module, device: torch.device | str = "cpu") -> str | 
 
 def _plain_head(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
-    return not any(getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+    return not any(getattr(config, key, None) for key in SCALES)
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:

@@ -68,7 +68,7 @@ class RLSettings:
     optimizer: OptimizerName = "adamw"
     shuffle: bool = True
     shared_prefix: bool = True
-    max_tokens: int = 8192
+    max_tokens: int = 16384
     num_processes: int = 1
 
 
