@@ -1,0 +1,137 @@
+"""Real HTTP servers on free ports, and an endpoint that fails as told."""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+import uvicorn
+from transformers import Qwen3ForCausalLM
+
+from tirkit.embedded.model import build_tokenizer, tiny_config
+from tirkit.text.index import build_index
+from tirkit.text.render import Renderer
+from tirkit.types import ToolSchema
+
+Fault = Literal["429", "500", "hang", "malformed", "truncated", "disconnect"]
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """The address of `app`, served by uvicorn in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@dataclass
+class FaultyEndpoint:
+    """An ASGI application: chat completions that echo the last message, slowly, and fail as told.
+
+    faults: by last message, what its tries get in turn, then the echo. `num_tries`: by last message. `most`: requests
+    that were in flight at once; `times`: (arrival, end) of each answered one.
+    """
+
+    delay_s: float = 0.0
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    num_tries: Counter[str] = field(default_factory=Counter)
+    tried_at: dict[str, list[float]] = field(default_factory=dict)
+    running: int = 0
+    most: int = 0
+
+    async def __call__(self, scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        text = json.loads(body)["messages"][-1]["content"]
+        self.num_tries[text] += 1
+        self.tried_at.setdefault(text, []).append(time.monotonic())
+        faults = self.faults.get(text, [])
+        fault = faults[self.num_tries[text] - 1] if self.num_tries[text] <= len(faults) else None
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.delay_s)
+            await self._answer(text, fault, send)
+        finally:
+            self.running -= 1
+
+    async def _answer(self, text: str, fault: Fault | None, send: Callable[..., Any]) -> None:
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        body = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        status, headers = 200, [(b"content-type", b"application/json")]
+        if fault == "hang":
+            await asyncio.sleep(3600)
+        if fault in ("429", "500"):
+            status, body = int(fault), json.dumps({"error": {"message": fault}})
+            headers += [(b"retry-after", b"0.3")] if fault == "429" else []
+        if fault == "malformed":
+            body = "{not json"
+        length = len(body)
+        if fault in ("truncated", "disconnect"):
+            body = body[: length // 2] if fault == "truncated" else ""
+        headers.append((b"content-length", str(length).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body.encode()})
+
+
+@pytest.fixture
+def faulty() -> Iterator[tuple[FaultyEndpoint, str]]:
+    """An endpoint that fails as told, and its address."""
+    endpoint = FaultyEndpoint()
+    with serving(endpoint) as url:
+        yield endpoint, url
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
+    """`with serve(app) as url:` serves an application."""
+    return serving
+
+
+NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
+TOOLS = (
+    ToolSchema(name="add", description="Add two integers.", parameters=NUMBERS),
+    ToolSchema(name="mul", description="Multiply two integers.", parameters=NUMBERS),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """model (random), tokenizer, renderer, index, tools by name."""
+    torch.set_num_threads(1)
+    texts = ["user assistant tool system add multiply two integers what is the sum of product 0123456789"]
+    tokenizer = build_tokenizer(texts, size=400)
+    index = build_index(TOOLS)
+    tokenizer.add_tokens(list(index.tokens))
+    torch.manual_seed(0)
+    config = tiny_config(-(-len(tokenizer) // 64) * 64)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 96, 2
+    config.layer_types = config.layer_types[:2]
+    return SimpleNamespace(
+        model=Qwen3ForCausalLM(config).eval(),
+        tokenizer=tokenizer,
+        renderer=Renderer(tokenizer, index),
+        index=index,
+        tools={tool.name: tool for tool in TOOLS},
+    )
