@@ -16,10 +16,10 @@ MINUTES = {  # about how long each takes with five repeats on one idle core
     "update": 30,
     "step": 30,
     "rollout": 10,
-    "sft": 5,
+    "sft": 12,
     "constrained": 2,
     "internalised": 10,
-    "scoring": 5,
+    "scoring": 2,
     "catalogue_size": 2,
 }
 
