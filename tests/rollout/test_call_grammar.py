@@ -1,6 +1,7 @@
 import json
 import logging
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from tirkit.embedded.model import build_tokenizer
 from tirkit.rollout.allow import AllOf, SelectionAutomaton
 from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.rollout.policy import GenerateRequest
+from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.text.control import CALL_OPEN, CONTROL_STRINGS
 from tirkit.text.dialects import Dialect
 from tirkit.text.index import build_index
@@ -208,6 +210,37 @@ def test_log_probs_stay_and_both_blocks_are_held(tiny: SimpleNamespace) -> None:
             held += int(not allowed.all())
             state = both.next(state, token)
         assert held == len(ids) - 2  # all but the opening tag and the end of turn
+
+
+class Inside(CallGrammar):
+    """Begins every turn behind <tool_call>."""
+
+    def begin(self, request: GenerateRequest) -> Any:
+        return self.next(super().begin(request), self._open)
+
+
+def test_a_random_model_calls_as_it_must_and_keeps_its_log_probs(tiny: SimpleNamespace) -> None:
+    grammar = Inside(tiny.tokenizer, tiny.renderer, tiny.dialect, list(tiny.tools.values()))
+    policy = TransformersPolicy(tiny.model, tiny.renderer, 3.0, allow=grammar)
+    requests = [
+        replace(request(selected=(name,)), ids=(5, 6, 7), seed=seed, max_new_tokens=150)
+        for seed in range(8)
+        for name in ("add", "fail")
+    ]
+    closed = 0
+    for asked, written in zip(requests, policy.generate(requests), strict=True):
+        block, end, _ = written.text.partition("</tool_call>")
+        if end:
+            closed += 1
+            parsed = tiny.dialect.parse(f"{CALL_OPEN}{block}{end}")
+            assert not parsed.problems
+            assert {call.name for call in parsed.calls} == set(asked.turns[0].selected)
+            assert all(not validate_arguments(tiny.tools[call.name], call.arguments) for call in parsed.calls)
+        ids = torch.tensor([[*asked.ids, *written.ids]])
+        with torch.no_grad():
+            logps = (tiny.model(ids).logits[0] / 3.0).log_softmax(-1)[2:-1].gather(1, ids[0, 3:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(written.logps), logps, atol=1e-4, rtol=1e-4)
+    assert closed >= 4
 
 
 def test_many_tools_are_named_in_one_grammar() -> None:
