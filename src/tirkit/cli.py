@@ -118,6 +118,20 @@ def score(
     raise typer.Exit(print_scores(file, tasks, out))
 
 
+@app.command()
+def serve(
+    source: Annotated[str, typer.Argument(help="a run folder, a model folder or 'embedded'", show_default=False)],
+    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+    scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 8000,
+) -> None:
+    """Serve a model as an OpenAI-compatible endpoint: as NAME with tool calls, as NAME:text in its own words."""
+    from tirkit.pipeline.serve import serve_model
+
+    serve_model(source, stage, scripted, host, port)
+
+
 @tools_app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="catalogue, JSON or JSONL", show_default=False)],

@@ -1,0 +1,88 @@
+"""Serve a run's model, a model folder or a script as an OpenAI-compatible endpoint."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tirkit.config import ConfigError
+from tirkit.embedded.model import load_base
+from tirkit.pipeline.context import MODEL_STAGES, Loaded
+from tirkit.pipeline.run import open_run
+from tirkit.pipeline.sources import load_folder
+from tirkit.rollout.policy import ScriptedPolicy, oracle
+from tirkit.rollout.transformers_policy import TransformersPolicy
+from tirkit.serving.chat import Chat, Served, chat_app, serve
+from tirkit.serving.conversation import task_by_question
+from tirkit.text.dialects import Dialect
+from tirkit.text.render import Renderer
+from tirkit.tools.lines import convert_records, parse_as, read_records
+from tirkit.types import Task
+
+
+def serve_model(source: str, stage: str, scripted: Path | None, host: str, port: int) -> None:
+    """Serve until interrupted; see `load_served`."""
+    served = load_served(source, stage, scripted)
+    chat = Chat(served)
+    print(f"{served.name} and {served.name}:text at http://{host}:{port}/v1", flush=True)
+    try:
+        serve(chat_app(chat), host, port)
+    finally:
+        chat.close()
+
+
+def load_served(source: str, stage: str = "", scripted: Path | None = None) -> Served:
+    """What `source` names: a run folder (its model of `stage`, the last one if empty), a model folder, a model's name.
+
+    scripted: tasks, one a line, as runs keep them in records/tasks_*.jsonl; their gold is played instead of the model,
+    whose tokenizer alone is used. Raises ConfigError where there is no such model, or no such tasks.
+    """
+    served = _run(Path(source), stage) if (Path(source) / "manifest.json").exists() else _model(source)
+    if scripted is None:
+        return served
+    tasks = _tasks(scripted)
+    policy = ScriptedPolicy(oracle(served.dialect), served.renderer)
+    return Served("scripted", lambda _: policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
+
+
+def _run(root: Path, stage: str) -> Served:
+    ctx = open_run(root)
+    done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
+    stage = stage or (done[-1] if done else "")
+    if stage not in done:
+        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+    loaded = ctx.load(stage)
+    return Served(
+        ctx.config.name,
+        partial(ctx.policy, loaded),
+        loaded.renderer,
+        ctx.dialect,
+        ctx.tools if ctx.index else {},
+        max_tokens=ctx.config.rollout.max_new_tokens,
+        max_context=_max_context(loaded),
+    )
+
+
+def _model(source: str) -> Served:
+    model, tokenizer = load_base() if source == "embedded" else load_folder(source)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
+    loaded = Loaded(model, tokenizer, Renderer(tokenizer))
+    policy_at = partial(TransformersPolicy, model, loaded.renderer)
+    return Served(Path(source).name, policy_at, loaded.renderer, Dialect(), max_context=_max_context(loaded))
+
+
+def _max_context(loaded: Loaded) -> int:
+    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
+
+
+def _tasks(path: Path) -> list[Task]:
+    try:
+        values, issues = read_records(path, "jsonl")
+    except OSError as error:
+        raise ConfigError(
+            f"--scripted {path} cannot be read ({error.strerror}); give tasks, one JSON a line"
+        ) from error
+    tasks = [task for _, task in convert_records(path, values, parse_as(Task), issues)]
+    if issues:
+        raise ConfigError(f"--scripted holds {len(issues)} bad tasks: {issues[0]}")
+    return tasks
