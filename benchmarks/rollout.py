@@ -173,8 +173,8 @@ class Bench:
         tasks = [self.task(0), self.task(1)]
         return RLTrainer(self.model, args, settings, tasks, self.rollout, _by_seed, pad_id=self.renderer.pad_id)
 
-    def trl_trainer(self, size: int) -> Any:
-        """TRL at its defaults, but for a length limit that fits."""
+    def trl_trainer(self, size: int, **options: Any) -> Any:
+        """TRL at its defaults, but for a length limit that fits, and for `options` of GRPOConfig."""
         import trl
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
@@ -188,19 +188,19 @@ class Bench:
         )
         tokenizer.chat_template = template.read_text()
         copies = min(size, G) if size > 1 else 2
-        config = GRPOConfig(
-            self.output,
-            max_steps=1,
-            per_device_train_batch_size=max(size, copies),
-            num_generations=copies,
-            max_completion_length=2048,
-            learning_rate=1e-6,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
-        )
+        settings = {
+            "max_steps": 1,
+            "per_device_train_batch_size": max(size, copies),
+            "num_generations": copies,
+            "max_completion_length": 2048,
+            "learning_rate": 1e-6,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": not torch.cuda.is_available(),
+            "bf16": False,
+        }
+        config = GRPOConfig(self.output, **settings | options)
         prompt = [{"role": "user", "content": self.prompt[0].content}]
         model = copy.deepcopy(self.model)  # both trainers replace its forward
         model.script = self.script
