@@ -75,7 +75,10 @@ class TrainConfig(Section):
     lr: float = Field(gt=0)
     batch_size: int = Field(default=32, gt=0, description="rows per optimiser step")
     general: float = Field(default=0.0, ge=0, lt=1, description="share of the base model's own tasks; embedded only")
-    max_tokens: int = Field(default=4096, gt=0, description="tokens of a micro-batch, padding included")
+    spare_unseen: bool = Field(
+        default=True, description="tokens of tools no training question uses stay out of the softmax on questions"
+    )
+    max_tokens: int = Field(default=2048, gt=0, description="tokens of a micro-batch")
     optimizer: Optimizer = "muon"
     schedule: Schedule = "linear"
     warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps")
@@ -170,7 +173,9 @@ class RolloutConfig(Section):
     max_calls: int = Field(default=8, gt=0)
     max_new_tokens: int = Field(default=160, gt=0, description="tokens of one turn")
     max_tokens: int = Field(default=2048, gt=0, description="tokens of one completion, replies included")
-    allow_list: bool = Field(default=False, description="only tool tokens inside the selection block")
+    constrain: Literal["none", "selection", "calls", "both"] = Field(
+        default="none", description="what decoding is held to: known tools in selections, schemas in calls"
+    )
     max_batch: int = Field(default=128, gt=0)
     tool_timeout_s: float = Field(default=10.0, gt=0)
     max_result_chars: int = Field(default=2000, gt=0)

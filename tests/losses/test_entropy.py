@@ -89,3 +89,17 @@ def test_low_precision_logits_are_worked_on_in_fp32():
     torch.testing.assert_close(entropies, -(want.exp() * want).sum(-1), atol=1e-6, rtol=0)
     logps.sum().backward()
     assert states.grad.dtype == torch.bfloat16
+
+
+def test_spared_tokens_take_no_part_in_the_softmax_and_get_no_gradient():
+    # logits (0, ln 3, 7): without the last token p = (1/4, 3/4); d log p_1 / dz = (-1/4, 1/4, 0)
+    logits = torch.tensor([[0.0, math.log(3), 7.0]] * 4, requires_grad=True)
+    flags, ids = torch.tensor([True, False, True, True]), torch.tensor([2])
+    for chunk in (4, 1):
+        logits.grad = None
+        targets = torch.ones(4, dtype=torch.long)
+        logps, _ = token_stats(nn.Identity(), logits, targets, spared_S=flags, spared_ids=ids, chunk=chunk)
+        logps[0].backward()
+        torch.testing.assert_close(logps[[0, 2, 3]].exp(), torch.tensor([0.75] * 3), atol=1e-6, rtol=0)
+        torch.testing.assert_close(logps[1], logits[1].log_softmax(-1)[1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits.grad[0], torch.tensor([-0.25, 0.25, 0.0]), atol=1e-6, rtol=0)

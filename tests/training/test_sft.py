@@ -218,3 +218,32 @@ def test_checkpoints_hold_the_clock(make_model, rows, tmp_path):
     report = train_sft(make_model(), rows, replace(SETTINGS, save_steps=6), tmp_path, pad_id=0)
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["Clock"]["attributes"]["num_tokens"] == report.tokens
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_rows_that_spare_tokens_learn_nothing_about_them(make_model, rows, tmp_path, packing):
+    model, spared = make_model(), 5
+    clean = [row for row in rows if spared not in row.completion_ids][:4]
+    assert len(clean) == 4
+    plain = replace(SETTINGS, max_steps=1, packing=packing)
+    sparing = replace(plain, spared_ids=(spared,))
+    with torch.no_grad():  # the row that spares, by the library's forward and a softmax without the token
+        row = clean[0].row
+        logits = model(torch.tensor([[*row.prompt_ids, *row.completion_ids]])).logits[0]
+        logits[:, spared] = -math.inf
+        start = len(row.prompt_ids) - 1
+        each = [-logits[start + t].log_softmax(-1)[row.completion_ids[t]] for t, on in enumerate(row.tool_mask) if on]
+        others = [mean_loss(model, one.row) for one in clean[1:]]
+    marked = [replace(clean[0], weight=1.0, kind="own", spares=True)]
+    marked += [replace(one, weight=1.0, kind="others") for one in clean[1:]]
+    report = train_sft(model, marked, sparing, tmp_path / "run", pad_id=0)
+    assert report.curve[0]["loss_own"] == pytest.approx((sum(each) / len(each)).item(), abs=1e-5)
+    assert report.curve[0]["loss_others"] == pytest.approx(sum(others).item() / 3, abs=1e-5)
+
+
+def test_a_row_cannot_spare_what_it_is_trained_on(make_model, rows, tmp_path):
+    token = rows[0].completion_ids[0]
+    with pytest.raises(ValueError, match="row 0 .* spares"):
+        train_sft(
+            make_model(), [replace(rows[0], spares=True)], replace(SETTINGS, spared_ids=(token,)), tmp_path, pad_id=0
+        )

@@ -58,9 +58,8 @@ class Request:
 
     @property
     def thought(self) -> str:
-        """From the question's words to plain ones, to the tool."""
-        tool, words = self.tool, self.words
-        return f"{words['aspect']} of {words['thing']} means {tool.aspect} of {tool.thing} : {tool.schema.name}"
+        """What is asked for in plain words, then the tool."""
+        return f"{self.tool.aspect} of {self.tool.thing} : {self.tool.schema.name}"
 
     @property
     def call(self) -> ToolCall:

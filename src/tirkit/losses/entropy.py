@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MB in fp32; what goes beyond is computed twice
+SPARED_LOGIT = -1e4  # no probability, and no infinity times zero in an entropy; float16 holds it
 CACHED_LOGITS = 2**18  # logits worked on at once: 1 MB in fp32, so that intermediate results stay in a CPU's cache
 
 
@@ -22,6 +23,8 @@ def token_stats(
     with_entropy: bool = True,
     entropy_gradient: bool = False,
     state_N: Tensor | None = None,
+    spared_S: Tensor | None = None,
+    spared_ids: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log p of each target and the entropy (nats) of the distribution it was drawn from, both (N,) in fp32.
@@ -30,26 +33,33 @@ def token_stats(
     targets. `head` is called as a module, so that biases and adapters on it count; its logits may be of any float type
     and are divided by `temperature`. More than `chunk` states (default: as many as fill `CHUNK_LOGITS`) go through the
     head in pieces that are computed again in the backward pass. Without `with_entropy` the second tensor is zero;
-    without `entropy_gradient` it is a constant.
+    without `entropy_gradient` it is a constant. Where `spared_S` is true the tokens `spared_ids` take no part in the
+    softmax: nothing is learnt about them there.
     """
     if state_N is None:
         state_N = torch.arange(len(target_N), device=target_N.device)
 
-    def stats(hidden_SD: Tensor, state_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    def stats(
+        hidden_SD: Tensor, state_N: Tensor, target_N: Tensor, spared_S: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         logits_SV = head(hidden_SD)
         if logits_SV is hidden_SD:
             logits_SV = hidden_SD.clone()  # it is overwritten
+        if spared_S is not None and spared_ids is not None:
+            with torch.no_grad():  # their gradient is 0 without autograd's help: they have no probability
+                logits_SV[spared_S.nonzero(), spared_ids] = SPARED_LOGIT
         logp_N, entropy_S = _Stats.apply(logits_SV, state_N, target_N, temperature, with_entropy, entropy_gradient)
         return logp_N, entropy_S[state_N]
 
     if chunk is None:
         chunk = max(1, CHUNK_LOGITS // int(getattr(head, "out_features", 2**17)))
     if len(hidden_SD) <= chunk:
-        return stats(hidden_SD, state_N, target_N)
+        return stats(hidden_SD, state_N, target_N, spared_S)
     pieces, places = [], []
     for start in range(0, len(hidden_SD), chunk):
         place = ((state_N >= start) & (state_N < start + chunk)).nonzero().squeeze(1)
-        piece = hidden_SD[start : start + chunk], state_N[place] - start, target_N[place]
+        spared = None if spared_S is None else spared_S[start : start + chunk]
+        piece = hidden_SD[start : start + chunk], state_N[place] - start, target_N[place], spared
         pieces.append(checkpoint(stats, *piece, use_reentrant=False))
         places.append(place)
     order_N = torch.cat(places).argsort()

@@ -14,7 +14,8 @@ from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
 from tirkit.pipeline.sources import SPLITS, Sources, load_folder, load_sources, stored_sources
-from tirkit.rollout.allow import SelectionAutomaton
+from tirkit.rollout.allow import AllOf, Constraint, SelectionAutomaton
+from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.rollout.loop import Prompts, RolloutSettings, rollout
 from tirkit.rollout.policy import Policy, RolloutRequest
 from tirkit.rollout.transformers_policy import TransformersPolicy
@@ -178,9 +179,17 @@ class Context:
     def policy(self, loaded: Loaded, temperature: float, model: PreTrainedModel | None = None) -> TransformersPolicy:
         """The model as a policy; `model` may be the one that a trainer is working on."""
         r = self.config.rollout
-        selects = self.index is not None and r.two_step and r.allow_list
-        allow = SelectionAutomaton(loaded.renderer, self.dialect) if selects else None
-        return TransformersPolicy(model or loaded.model, loaded.renderer, temperature, r.max_batch, allow)
+        constraint = AllOf(self._constraints(loaded)) if r.constrain != "none" else None
+        return TransformersPolicy(model or loaded.model, loaded.renderer, temperature, r.max_batch, constraint)
+
+    def _constraints(self, loaded: Loaded) -> list[Constraint]:
+        """What the policy is held to in its blocks."""
+        parts: list[Constraint] = []
+        if self.config.rollout.constrain in ("selection", "both") and self.dialect.selects:
+            parts.append(SelectionAutomaton(loaded.renderer, self.dialect))
+        if self.config.rollout.constrain in ("calls", "both"):
+            parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, self.dialect, self.sources.tools))
+        return parts
 
     def rollout(self, loaded: Loaded, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
         """The tool loop, ready to be given requests."""

@@ -52,7 +52,7 @@ def warmup(ctx: Context) -> Facts:
     loaded = ctx.load(ctx.stage_before("warmup"))
     tasks = {task.id: task for task in ctx.sft_tasks}
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
-    rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup") for t in kept]
+    rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup", spares=True) for t in kept]
     if not ctx.enabled("synthesise"):
         rows = use_rows(ctx, loaded, ctx.sft_tasks)
     replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
@@ -185,10 +185,22 @@ def _weighted(
     ctx: Context, loaded: Loaded, examples: Iterable[Example], weights: Mapping[Weight, float]
 ) -> list[WeightedRow]:
     return [
-        WeightedRow(ctx.row(loaded.renderer, e.trajectory), weights[e.weight], e.kind)
+        WeightedRow(ctx.row(loaded.renderer, e.trajectory), weights[e.weight], e.kind, spares=e.kind == "use")
         for e in examples
         if weights[e.weight]
     ]
+
+
+def _unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
+    """Tokens of the tools that no training question uses: a question's silence about them is no evidence.
+
+    Every question pushes down all tools but its own; these would never be pushed up again. Only where each tool has a
+    token of its own.
+    """
+    if ctx.index is None or ctx.index.kind != "atomic":
+        return ()
+    unseen = [ctx.index.surface(tool.name) for tool in ctx.sources.tools if tool.name not in ctx.sources.seen]
+    return tuple(loaded.tokenizer.convert_tokens_to_ids(unseen))
 
 
 def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, rows: Sequence[WeightedRow]) -> SFTReport:
@@ -208,6 +220,7 @@ def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, ro
         bf16=ctx.config.model.dtype == "bfloat16",
         validate_steps=config.validate_every or None,
         keep_best=bool(config.validate_every),
+        spared_ids=_unseen_ids(ctx, loaded) if config.spare_unseen else (),
     )
 
     def validate(trained: nn.Module) -> Mapping[str, float]:

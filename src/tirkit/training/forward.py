@@ -198,6 +198,10 @@ def _forward(self: PreTrainedModel, *args: Any, scored: ScoredBatch | None = Non
         head = cast(nn.Module, self.get_output_embeddings())
     else:
         states_SD, head = type(self).forward(self, **inputs).logits.flatten(0, 1)[source_S], nn.Identity()
+    if scored.spared_N is not None:
+        spared_S = torch.ones_like(source_S, dtype=torch.bool)
+        spared_S[state_N[~scored.spared_N]] = False  # a state that a row which spares nothing is scored on, too
+        kwargs |= {"spared_S": spared_S, "spared_ids": scored.spared_ids}
     return token_stats(head, states_SD, scored.target_N, state_N=state_N, **kwargs)
 
 

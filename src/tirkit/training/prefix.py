@@ -48,6 +48,8 @@ class ScoredBatch:
     row_N: Tensor  # which of the rows given each scored token belongs to
     positions_RL: Tensor | None = None  # trees only
     end_L: Tensor | None = None  # trees only: where the subtree of each token ends
+    spared_N: Tensor | None = None  # where `spared_ids` take no part in the softmax
+    spared_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "ScoredBatch":
         """The same on `device`."""

@@ -13,6 +13,7 @@ alone, so a run goes on exactly where its last checkpoint stands, on any number 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ UNLIMITED_STEPS = 10**9
 
 @dataclass(frozen=True)
 class WeightedRow:
-    """One training row, what its loss counts, and the name its loss is reported under."""
+    """One training row, what its loss counts, the name it is reported under, and whether it spares tokens."""
 
     row: TokenRow
     weight: float = 1.0
     kind: str = "sft"
+    spares: bool = False  # see SFTSettings.spared_ids
 
     @property
     def prompt_ids(self) -> Sequence[int]:
@@ -66,7 +68,8 @@ class SFTSettings:
     (so the run is not repeatable to the bit). `batch_size` counts rows per optimiser step, over all processes.
     `max_tokens` bounds a micro-batch: a CPU is fastest at one or two thousand, a GPU at what its memory holds.
     `packing`: the rows of a micro-batch stand one behind the other, where the model allows; else they are padded. With
-    `keep_best` the model ends with the weights that validated best by `score`.
+    `keep_best` the model ends with the weights that validated best by `score`. The tokens `spared_ids` stay out of the
+    softmax of rows that spare them: what such a row is trained on says nothing about them.
     """
 
     lr: float = 1e-3
@@ -88,6 +91,7 @@ class SFTSettings:
     keep_best: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
+    spared_ids: tuple[int, ...] = ()
 
     def num_steps(self, num_rows: int) -> int:
         """Optimiser steps at most."""
@@ -150,11 +154,18 @@ class _Steps(Dataset[_Step]):
     def _micro_batch(self, rows: list[WeightedRow], num_rows: int) -> _MicroBatch:
         counts = [sum(row.tool_mask) for row in rows]
         return _MicroBatch(
-            tree_batch(rows) if self.packed else plain_batch(rows, self.pad_id),
+            self._scored(rows),
             torch.tensor([row.weight / count / num_rows for row, count in zip(rows, counts, strict=True)]),
             torch.tensor(counts),
             torch.tensor([self.kinds.index(row.kind) for row in rows]),
         )
+
+    def _scored(self, rows: list[WeightedRow]) -> ScoredBatch:
+        batch = tree_batch(rows) if self.packed else plain_batch(rows, self.pad_id)
+        spares_R = torch.tensor([row.spares for row in rows])
+        if not self.settings.spared_ids or not spares_R.any():
+            return batch
+        return replace(batch, spared_N=spares_R[batch.row_N], spared_ids=torch.tensor(self.settings.spared_ids))
 
 
 class _SFTTrainer(StepTrainer):
@@ -258,9 +269,12 @@ def train_sft(
     """
     if not rows:
         raise ValueError("no rows to train on")
+    spared = set(settings.spared_ids)
     for i, row in enumerate(rows):
         if not any(row.tool_mask):
             raise ValueError(f"row {i} ({row.kind}) has no trained token: leave it out")
+        if row.spares and not spared.isdisjoint(compress(row.completion_ids, row.tool_mask)):
+            raise ValueError(f"row {i} ({row.kind}) is trained on a token that it spares")
     if settings.keep_best and validate is None:
         raise ValueError("keep_best needs a validate function")
     folder, clock = Path(output_dir), Clock(settings.max_seconds)
