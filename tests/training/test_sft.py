@@ -243,7 +243,7 @@ def test_rows_that_spare_tokens_learn_nothing_about_them(make_model, rows, tmp_p
 
 def test_a_row_cannot_spare_what_it_is_trained_on(make_model, rows, tmp_path):
     token = rows[0].completion_ids[0]
-    with pytest.raises(ValueError, match="row 0 .* spares"):
+    with pytest.raises(ValueError, match=r"row 0 .* spares"):
         train_sft(
             make_model(), [replace(rows[0], spares=True)], replace(SETTINGS, spared_ids=(token,)), tmp_path, pad_id=0
         )
