@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tirkit.types import UserError
 
@@ -145,7 +145,6 @@ class RLConfig(TrainConfig):
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)
     batch_size: int = Field(default=16, gt=0, description="prompts per optimiser step")
-    micro_batch: int = Field(default=1, gt=0, description="prompts per forward")
     num_generations: int = Field(default=8, gt=1)
     std_normalised: bool = Field(default=True, description="divide advantages by the group's standard deviation")
     clip_low: float = Field(default=0.2, gt=0)
@@ -155,12 +154,6 @@ class RLConfig(TrainConfig):
     entropy_coefficient: float = Field(default=0.0, ge=0)
     min_success: float = Field(default=0.1, ge=0, le=1, description="share of sampled validation answers that RL needs")
     save_every: int = Field(default=10, gt=0)
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
-        if self.batch_size % self.micro_batch:
-            raise ValueError(f"batch_size = {self.batch_size} must be a multiple of micro_batch = {self.micro_batch}")
-        return self
 
 
 class RolloutConfig(Section):

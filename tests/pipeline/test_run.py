@@ -43,7 +43,6 @@ save_every = 2
 [rl]
 steps = 3
 batch_size = 2
-micro_batch = 2
 num_generations = 2
 min_success = 0
 save_every = 1

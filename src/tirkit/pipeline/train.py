@@ -85,13 +85,15 @@ def reinforce(ctx: Context) -> Facts:
         learning_rate=config.lr,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch,
+        per_device_train_batch_size=config.batch_size,
         save_steps=config.save_every,
         bf16=ctx.config.model.dtype == "bfloat16",
         logging_steps=1,
         seed=ctx.config.seed,
     )
+    if config.batch_size % args.world_size:
+        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
+    args.per_device_train_batch_size = config.batch_size // args.world_size
     trainer = RLTrainer(
         model,
         args,
@@ -121,6 +123,7 @@ def _rl_settings(ctx: Context) -> RLSettings:
         entropy_coef=c.entropy_coefficient,
         temperature=c.temperature,
         optimizer=c.optimizer,
+        max_tokens=c.max_tokens,
     )
 
 
