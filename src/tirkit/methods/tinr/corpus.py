@@ -211,9 +211,14 @@ def pseudo_call(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, se
 def _thought(tool: ToolSchema, dialect: Dialect, settings: CorpusSettings, rng: random.Random) -> str:
     """The description or keywords of it, then the tool as it is written; "" for the rest, and where that can't be said.
 
-    A teacher's thoughts name what is wanted in words of its own, and keywords in any order are nearest to all of them.
+    A teacher's thoughts name what is wanted in words of its own: the description without its first words ("gives the
+    …") and keywords in any order are nearest to all of them.
     """
-    words = tool.description.rstrip(".") if rng.random() < 0.5 else " ".join(keywords(tool.description, rng)[:4])
+    if rng.random() < 0.5:
+        said = tool.description.rstrip(".").split()
+        words = " ".join(said[rng.randrange(min(3, len(said) or 1)) :])
+    else:
+        words = " ".join(keywords(tool.description, rng)[:4])
     if rng.random() >= settings.thoughts or dialect.index is None or not words:
         return ""
     if any(entry in words for entry in (*CONTROL_STRINGS, "<<", "\n")):
