@@ -12,8 +12,7 @@ from tirkit.rollout.endpoint import EndpointPolicy, EndpointSettings
 from tirkit.rollout.policy import GenerateRequest, Generation
 from tirkit.types import Message, Task
 
-ALL = ["429", "500", "hang", "truncated", "disconnect"]
-ALL.insert(0, pytest.param("malformed", marks=pytest.mark.xfail(reason="EndpointPolicy raises JSONDecodeError")))  # type: ignore[arg-type]
+ALL = ["malformed", "429", "500", "hang", "truncated", "disconnect"]
 
 
 def ask(text: str) -> GenerateRequest:
@@ -50,7 +49,6 @@ def test_a_lasting_fault_is_reported_for_that_request_alone(tiny: SimpleNamespac
     assert (asked.num_failures, endpoint.num_tries["1"]) == (1, 3)
 
 
-@pytest.mark.xfail(reason="EndpointPolicy does not read Retry-After")
 def test_retry_after_is_obeyed(tiny: SimpleNamespace, faulty: Any) -> None:
     endpoint, url = faulty
     endpoint.faults = {"1": ["429"]}  # with "retry-after: 0.3"

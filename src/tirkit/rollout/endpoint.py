@@ -21,10 +21,19 @@ from tirkit.text.dialects import print_document
 from tirkit.text.render import Renderer
 
 logger = logging.getLogger(__name__)
+
+MAX_WAIT_S = 300.0
+
+
+class UnreadableAnswerError(Exception):
+    """The endpoint answered "200 OK" with something that is no chat completion."""
+
+
 TRANSIENT = (
     openai.APIConnectionError,  # timeouts included
     openai.RateLimitError,
     openai.InternalServerError,
+    UnreadableAnswerError,
 )
 
 
@@ -33,7 +42,7 @@ class EndpointSettings:
     """How an endpoint is asked. `instructions` opens the system message: the dialect's format in words, examples.
 
     `max_concurrent` requests are in flight at once; one that fails is asked again up to `retries` times, after
-    `backoff_s`, 2 · `backoff_s`, 4 · … seconds.
+    `backoff_s`, 2 · `backoff_s`, 4 · … seconds, or as many as the endpoint's Retry-After says, if that is longer.
     """
 
     model: str
@@ -68,10 +77,12 @@ class EndpointPolicy(Policy):
     async def ask(self, client: AsyncOpenAI, request: GenerateRequest) -> Generation:
         """One generation; "failed" after the last retry, or at once where asking again cannot help."""
         for attempt in range(self.settings.retries + 1):
+            wait_s = self.settings.backoff_s * 2**attempt
             try:
                 return await self._ask(client, request)
             except TRANSIENT as error:
                 logger.warning("%s: try %d failed: %s", self.name, attempt + 1, error)
+                wait_s = max(wait_s, _retry_after_s(error))
             except openai.BadRequestError as error:
                 # This conversation is refused (too long, filtered); others may pass.
                 logger.warning("%s: task %r refused: %s", self.name, request.task.id, error)
@@ -79,21 +90,24 @@ class EndpointPolicy(Policy):
             except openai.APIStatusError as error:
                 raise RolloutError(f"endpoint {client.base_url} refused model {self.name!r}: {error}") from error
             if attempt < self.settings.retries:
-                await asyncio.sleep(self.settings.backoff_s * 2**attempt)
+                await asyncio.sleep(wait_s)
         self.num_failures += 1
         return Generation((), (), "", "failed")
 
     async def _ask(self, client: AsyncOpenAI, request: GenerateRequest) -> Generation:
         messages: Any = chat_messages(request, self.settings.instructions)
-        completion = await client.chat.completions.create(
-            model=self.settings.model,
-            messages=messages,
-            temperature=self.settings.temperature,
-            max_tokens=request.max_new_tokens,
-            seed=request.seed % 2**31,
-            timeout=self.settings.timeout_s,
-        )
-        choice = completion.choices[0]
+        try:
+            completion = await client.chat.completions.create(
+                model=self.settings.model,
+                messages=messages,
+                temperature=self.settings.temperature,
+                max_tokens=request.max_new_tokens,
+                seed=request.seed % 2**31,
+                timeout=self.settings.timeout_s,
+            )
+            choice = completion.choices[0]
+        except (ValueError, AttributeError, LookupError, TypeError) as error:  # no JSON, or JSON of another shape
+            raise UnreadableAnswerError(f"no chat completion in the answer ({error!r})") from error
         text = (choice.message.content or "").strip()
         # Reasoning parsers of vLLM and others take the thinking out of the content; the dialect wants it in.
         if reasoning := getattr(choice.message, "reasoning_content", None):
@@ -102,6 +116,15 @@ class EndpointPolicy(Policy):
             return written(self.renderer, text, max_new_tokens=10**9)
         ids = tuple(self.renderer.completion_ids(text))[:-1]  # cut off: no end of turn was written
         return Generation(ids, (), text, "length")
+
+
+def _retry_after_s(error: Exception) -> float:
+    """The seconds that the endpoint asks to wait; 0 where it says nothing, or a date."""
+    headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+    try:
+        return min(float(headers.get("retry-after", 0)), MAX_WAIT_S)
+    except ValueError:
+        return 0.0
 
 
 class _EndpointSession(Session):
