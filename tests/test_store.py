@@ -92,3 +92,25 @@ def test_a_folder_is_absent_or_whole(tmp_path: Path) -> None:
 
 def test_lines_of_an_absent_file() -> None:
     assert list(whole_lines(Path("nowhere"))) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch.save
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    ],
+)
+def test_a_full_disk_is_told_with_its_remedy_whatever_library_meets_it(tmp_path: Path, error: Exception) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    with pytest.raises(StoreError, match="free disk space and run the same command again"):
+        save_folder(tmp_path / "model", fail)
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_errors_of_saving_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        save_folder(tmp_path / "model", lambda _: 1 / 0)

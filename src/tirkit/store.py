@@ -12,14 +12,17 @@ A file is either absent or whole: it is written beside itself, synced and rename
 An append-only file may end in a torn line after a kill; it is cut off when the file is opened again.
 """
 
+import errno
 import fcntl
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -29,6 +32,7 @@ from tirkit.config import RunConfig, differences
 from tirkit.types import UserError
 
 SCHEMA_VERSION = 1
+FULL_DISK = re.compile(r"No space left|inline_container.*(unexpected pos|write failed)")  # safetensors, torch.save
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -183,14 +187,28 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path} cannot be written ({error.strerror}); free disk space and run the same command again")
 
 
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turns what a library raises on a full disk into a `StoreError` that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _cannot_write(path, error) from error
+        if FULL_DISK.search(str(error)):
+            raise _cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
+
+
 def save_folder(path: Path, save: Callable[[Path], Any]) -> None:
     """Let `save` fill a folder beside `path` and then rename it, so that a model folder is absent or whole."""
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save(part)
-    shutil.rmtree(path, ignore_errors=True)
-    part.replace(path)
+    with writing_to(path):
+        part.mkdir(parents=True)
+        save(part)
+        shutil.rmtree(path, ignore_errors=True)
+        part.replace(path)
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:

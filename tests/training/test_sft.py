@@ -7,6 +7,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, TrainerCallback
 
 from tirkit.methods.tinr.tokens import add_lora
+from tirkit.store import StoreError
 from tirkit.training.base import rows_of_step
 from tirkit.training.callbacks import ProgressCallback, last_checkpoint
 from tirkit.training.sft import SFTSettings, WeightedRow, train_sft
@@ -247,3 +248,12 @@ def test_a_row_cannot_spare_what_it_is_trained_on(make_model, rows, tmp_path):
         train_sft(
             make_model(), [replace(rows[0], spares=True)], replace(SETTINGS, spared_ids=(token,)), tmp_path, pad_id=0
         )
+
+
+def test_a_full_disk_ends_the_run_with_the_remedy(make_model, rows, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+    with pytest.raises(StoreError, match="free disk space"):
+        train_sft(make_model(), rows, replace(SETTINGS, save_steps=2), tmp_path, pad_id=0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from tirkit.store import writing_to
 from tirkit.training.callbacks import Clock, last_checkpoint
 from tirkit.training.forward import scoring
 from tirkit.training.optim import OptimizerName, make_optimizer
@@ -143,6 +145,11 @@ class StepTrainer(Trainer):
         logs["seconds"] = self.clock.seconds
         logs["eta_s"] = self.clock.eta(self.state.global_step, self.state.max_steps)
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's; on a full disk with what to do about it. A checkpoint that was cut short is never gone on from."""
+        with writing_to(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(*args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""

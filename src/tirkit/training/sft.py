@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
+from tirkit.store import writing_to
 from tirkit.text.masks import TokenRow
 from tirkit.training.base import StepTrainer, rows_of_step, training_arguments
 from tirkit.training.callbacks import Clock
@@ -246,7 +247,10 @@ class _Validation(TrainerCallback):
                 raise ValueError(f"keep_best needs validate to return 'score', it returned {sorted(metrics)}")
             main, first = self.trainer.is_world_process_zero(), not self.best_file.exists()
             if main and (first or metrics["score"] > torch.load(self.best_file)["score"]):
-                torch.save({"score": metrics["score"], "step": step, "weights": model.state_dict()}, self.best_file)
+                part = self.best_file.with_suffix(".part")
+                with writing_to(self.best_file):
+                    torch.save({"score": metrics["score"], "step": step, "weights": model.state_dict()}, part)
+                    part.replace(self.best_file)
         self.trainer.clock.resume()
         self.trainer.log({f"validate_{name}": value for name, value in metrics.items()})
 
