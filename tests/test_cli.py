@@ -27,7 +27,7 @@ def tirkit(*arguments: str | Path) -> tuple[int, str]:
 def test_help_names_every_command() -> None:
     code, said = tirkit("--help")
     assert code == 0
-    for command in ("run", "compare", "plan", "eval", "report", "inspect", "score", "tools"):
+    for command in ("run", "compare", "plan", "eval", "report", "inspect", "score", "serve", "tools"):
         assert command in said
 
 
