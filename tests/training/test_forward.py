@@ -93,6 +93,7 @@ def test_merging_changes_neither_loss_nor_gradients(make_model, rows, gradients)
     assert_same(*results, atol=1e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("seed", range(3))
 def test_attention_over_a_tree_by_blocks_by_flex_and_by_mask(make_branching, seed):
     """Four query heads, two of keys and values."""
