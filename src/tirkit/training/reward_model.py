@@ -193,7 +193,7 @@ def _train(
         warmup_steps=settings.warmup,
         max_length=None,  # what is too long was left out above, and counted
         bf16=settings.bf16,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         seed=settings.seed,
         logging_steps=settings.log_steps,
         save_strategy="steps" if settings.save_steps else "no",
