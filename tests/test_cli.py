@@ -50,7 +50,7 @@ def test_tools_check_names_bad_lines_and_counts_the_rest(tmp_path: Path) -> None
         ("", ["rl.steps=many"], "rl.steps: "),
         ("", ["catalogue.path=nowhere.jsonl", "tasks.path=nowhere.jsonl"], "nowhere.jsonl"),
         ("", ["model.path=no/such/folder"], "model.path = 'no/such/folder' is neither"),
-        ("", ["rl.batch_size=3", "rl.micro_batch=2"], "must be a multiple of micro_batch"),
+        ("", ["rl.num_generations=1"], "rl.num_generations: "),
     ],
 )
 def test_mistakes_in_a_run(tmp_path: Path, config: str, overrides: list[str], expected: str) -> None:

@@ -89,3 +89,17 @@ def not_now(log: str, times: int, retry_in_s: float = 0.0) -> str:
 
 def own_answer() -> Answer:
     return Answer("a" * 3000, ToolErrorKind.TIMEOUT)
+
+
+def not_here() -> None:
+    raise ImportError("no module named elsewhere")
+
+
+class Unloadable:
+    """A tool that can be sent to a worker and not loaded there."""
+
+    def __call__(self) -> str:
+        return "never"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return not_here, ()

@@ -77,3 +77,29 @@ def test_a_file_without_questions_stops_the_run(tmp_path: Path) -> None:
         load_tasks(write(tmp_path / "empty.jsonl"))
     with pytest.raises(QuestionError, match=r"first reason: .*bad\.jsonl:1: not JSON"):
         load_tasks(write(tmp_path / "bad.jsonl", "what?"))
+
+
+def test_questions_with_answers(tmp_path: Path) -> None:
+    gsm8k = {"question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
+    maths = {"problem": "Half?", "solution": "So $\\boxed{\\frac12}$", "answer": "\\frac12", "unique_id": "m/1"}
+    qa = {"question": "Who?", "answer": ["Ada", "Ada Lovelace", "Ada"]}
+    bad = [{"question": "Who?", "answer": []}, {"question": "Who?", "answer": [1]}, {"problem": 5, "answer": "x"}]
+    file = load_tasks(write(tmp_path / "q.jsonl", gsm8k, maths, qa, *bad))
+    assert [(t.answer, t.other_answers, t.comparison) for t in file.tasks] == [
+        ("5", (), "maths"),
+        ("\\frac12", (), "maths"),
+        ("Ada", ("Ada Lovelace",), "qa"),
+    ]
+    assert [task.id for task in file.tasks][1:2] == ["m/1"]
+    assert len({task.id for task in file.tasks}) == 3
+    assert [issue.line for issue in file.issues] == [4, 5, 6]
+    assert file.tasks[0].gold_calls is None
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("math/gsm8k_test", 150), ("math/math500", 141), ("qa/2wiki", 73), ("qa/hotpotqa", 70)]
+)
+def test_real_questions_with_answers(shared_data: Path, name: str, number: int) -> None:
+    file = load_tasks(shared_data / f"{name}.jsonl")
+    assert (len(file.tasks), file.issues) == (number, ())
+    assert {task.comparison for task in file.tasks} == {"maths" if name.startswith("math") else "qa"}
