@@ -4,8 +4,12 @@ Forms, told apart by their keys, also mixed in one file (JSONL or one JSON array
     ours         {"id", "prompt": [{"role", "content"}], …}: the fields of `Task`
     Seal-Tools   {"id", "query", "calling": [{"api", "parameters"}]}: judged by its calls alone, all in one round;
                  a value "API_call_2" stands for the result of an earlier call and is kept as that text
+    maths        {"problem", "answer"} (MATH) or {"question", "answer": "… #### 5"} (GSM8K): answers compared as maths
+    QA           {"question", "answer": text or a list of texts that are all right}: answers compared by F1
+The last two get an id from their question where they bring none ("id" or "unique_id").
 """
 
+import hashlib
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,8 @@ from pydantic import JsonValue
 
 from tirkit.tools.lines import FileFormat, FileIssue, convert_records, parse_as, read_records
 from tirkit.types import Message, Task, ToolCall, UserError
+
+GSM8K_MARK = "####"  # before the final answer, after the worked solution
 
 _parse_task = parse_as(Task)
 
@@ -62,10 +68,13 @@ def load_tasks(path: str | Path, known: Container[str] | None = None, format: Fi
 
 
 def read_task(value: JsonValue) -> Task:
-    """One question in either form. Raises ValueError with the reason if it is none."""
+    """One question in any of the forms. Raises ValueError with the reason if it is none."""
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    task = _seal_task(value) if "query" in value else _parse_task(value)
+    if "query" in value:
+        task = _seal_task(value)
+    else:
+        task = _answer_task(value) if "problem" in value or "question" in value else _parse_task(value)
     if not any(message.content.strip() for message in task.prompt):
         raise ValueError("the question is empty")
     return task
@@ -84,6 +93,27 @@ def _seal_task(value: dict[str, JsonValue]) -> Task:
         gold_rounds=(calls,),
         calls_only=True,
         kind="nested" if nested else "single" if len(calls) == 1 else "several",
+    )
+
+
+def _answer_task(value: dict[str, JsonValue]) -> Task:
+    """A question with an answer."""
+    question, answer = value.get("problem", value.get("question")), value.get("answer")
+    answers = answer if isinstance(answer, list) else [answer]
+    if not isinstance(question, str) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise ValueError('a question needs its text and "answer": a text, or a list of them')
+    texts = [str(a) for a in answers]
+    maths = "problem" in value or (isinstance(answer, str) and GSM8K_MARK in answer)
+    if maths:
+        texts = [text.rpartition(GSM8K_MARK)[2].strip() for text in texts]
+    name = value.get("id", value.get("unique_id"))
+    return Task(
+        id=name if isinstance(name, str) else hashlib.blake2b(question.encode(), digest_size=6).hexdigest(),
+        prompt=(Message(role="user", content=question),),
+        answer=texts[0],
+        other_answers=tuple(dict.fromkeys(text for text in texts[1:] if text != texts[0])),
+        comparison="maths" if maths else "qa",
+        kind="maths" if maths else "qa",
     )
 
 
