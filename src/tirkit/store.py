@@ -21,7 +21,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -188,7 +188,7 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
 
 
 @contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def writing_to(path: Path) -> Generator[None]:
     """Turns what a library raises on a full disk into a `StoreError` that says what to do."""
     try:
         yield

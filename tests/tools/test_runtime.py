@@ -190,7 +190,7 @@ def test_a_wrong_set_up_is_named() -> None:
 
 def test_a_worker_that_cannot_start_stops_the_run() -> None:
     box = PythonToolbox({"gone": odd_tools.Unloadable()}, [ToolSchema(name="gone")])
-    with pytest.raises(ToolboxError, match="could not start.*no module named elsewhere"):
+    with pytest.raises(ToolboxError, match=r"could not start.*no module named elsewhere"):
         box.run(call("gone"))
 
 

@@ -203,7 +203,8 @@ def _unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
     if ctx.index is None or ctx.index.kind != "atomic":
         return ()
     unseen = [ctx.index.surface(tool.name) for tool in ctx.sources.tools if tool.name not in ctx.sources.seen]
-    return tuple(loaded.tokenizer.convert_tokens_to_ids(unseen))
+    vocabulary = loaded.tokenizer.get_vocab()
+    return tuple(vocabulary[surface] for surface in unseen)
 
 
 def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, rows: Sequence[WeightedRow]) -> SFTReport:
