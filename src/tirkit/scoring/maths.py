@@ -1,7 +1,8 @@
 """Are two mathematical expressions equal? math_verify decides, in processes of its own.
 
 math_verify limits its time by a signal, which works in the main thread only, and sympy can hang where no signal
-reaches. So it runs in worker processes: made when first needed, kept, killed and replaced when one takes too long.
+reaches. So it runs in worker processes: made when first needed, kept, killed and replaced when one hangs. What is
+limited is a worker's own computing time, so that a busy machine does not make right answers wrong.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import importlib.util
 import logging
 import multiprocessing
 import re
+import signal
 import threading
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -18,6 +20,7 @@ from typing import Any
 from tirkit.types import UserError
 
 TIMEOUT_S = 2.0
+_PATIENCE = 30  # times the limit, in wall time: a worker that is not done by then is stuck where no signal reaches
 _START_S = 60.0  # importing sympy takes seconds on a busy machine
 _CONTEXT = multiprocessing.get_context("forkserver")  # safe beside threads
 _SEVERAL = re.compile(r"\d\s+[-+]?\d")  # "4 5 6" must not be read as one expression
@@ -34,7 +37,7 @@ class MathsError(UserError):
 def expressions_equal(gold: str, predicted: str, timeout_s: float = TIMEOUT_S) -> bool:
     """Whether `predicted` is the same expression as `gold`, up to rewriting; may be called from any thread.
 
-    False where that can't be shown within `timeout_s`. Raises MathsError where math-verify is not installed.
+    False where that is not shown within `timeout_s` of computing. Raises MathsError where math-verify is missing.
     """
     if not predicted.strip() or not (_balanced(gold) and _balanced(predicted)) or _SEVERAL.search(predicted):
         return False
@@ -43,7 +46,7 @@ def expressions_equal(gold: str, predicted: str, timeout_s: float = TIMEOUT_S) -
     if worker is None or not worker.process.is_alive():
         worker = _Worker()
     try:
-        equal = bool(worker.ask((gold, predicted), timeout_s))
+        equal = bool(worker.ask((gold, predicted, timeout_s), _PATIENCE * timeout_s))
     except (TimeoutError, EOFError, OSError):
         worker.kill()
         return False
@@ -74,9 +77,9 @@ class _Worker:
                 "math_verify can be imported, and that your script starts its work under `if __name__ == '__main__':`"
             ) from error
 
-    def ask(self, pair: tuple[str, str], timeout_s: float) -> Any:
+    def ask(self, question: tuple[str, str, float], timeout_s: float) -> Any:
         """The worker's answer; TimeoutError where it takes too long."""
-        self.connection.send(pair)
+        self.connection.send(question)
         return self._receive(timeout_s)
 
     def _receive(self, timeout_s: float) -> Any:
@@ -101,8 +104,16 @@ def _serve(connection: "Connection[Any, Any]") -> None:
             connection.send(_compare(math_verify, *connection.recv()))
 
 
-def _compare(math_verify: Any, gold: str, predicted: str) -> bool:
-    """Both wholly read as LaTeX: nothing is looked for inside a longer text."""
+class _OutOfTimeError(BaseException):
+    """Not an Exception: math_verify and sympy catch those."""
+
+
+def _compare(math_verify: Any, gold: str, predicted: str, timeout_s: float) -> bool:
+    """Both wholly read as LaTeX: nothing is looked for inside a longer text. False after `timeout_s` of computing."""
+
+    def stop(*_: object) -> None:
+        raise _OutOfTimeError
+
     boxed = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 
     def read(text: str) -> Any:
@@ -110,10 +121,14 @@ def _compare(math_verify: Any, gold: str, predicted: str) -> bool:
             f"\\boxed{{{text}}}", boxed, "no_fallback", extraction_mode="first_match", parsing_timeout=None
         )
 
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, timeout_s)
     try:
         return bool(math_verify.verify(read(gold), read(predicted), timeout_seconds=None))
-    except (Exception, RecursionError):  # sympy raises whatever it likes; what it can't read is not equal
+    except (Exception, _OutOfTimeError):  # sympy raises whatever it likes; what it can't read is not equal
         return False
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _balanced(text: str) -> bool:
