@@ -141,8 +141,10 @@ def test_a_file_cannot_grow_without_bound(box: PythonToolbox) -> None:
 def test_the_machines_files_are_not_there(safe: PythonToolbox, path: Path) -> None:
     allowed = f"import os, sys\nprint(os.listdir({str(path)!r}) if os.path.isdir({str(path)!r}) else 'no')"
     seen = run(safe, allowed).content
-    # Only the way to Python itself may be left of a home.
-    assert seen == "no" or set(eval(seen)) <= {Path(sys.base_prefix).relative_to(path).parts[0]}
+    # Only the way to Python and its packages may be left of a home, or of a repository that holds its environment.
+    python = [Path(prefix) for prefix in (sys.base_prefix, sys.prefix)]
+    ways = {prefix.relative_to(path).parts[0] for prefix in python if prefix.is_relative_to(path)}
+    assert seen == "no" or set(eval(seen)) <= ways
     assert run(safe, f"open({str(path)!r})").error == ToolErrorKind.RAISED
 
 
