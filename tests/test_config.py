@@ -25,6 +25,7 @@ def test_file_arm_and_override_are_applied_in_that_order(tmp_path: Path) -> None
     ("text", "overrides", "expected"),
     [
         ("[rl]\nstepz = 7\n", [], ["rl.stepz: unknown", "[rl] takes", "num_generations"]),
+        ("[rl]\nspare_unseen = true\n", [], ["rl.spare_unseen: unknown"]),  # only what a phase reads can be set
         ("sede = 1\n", [], ["sede: unknown", "the top level takes", "catalogue"]),
         ('[rl]\nsteps = "many"\n', [], ["rl.steps", "integer", "'many'"]),
         ("[rl]\nsteps = 0\n", [], ["rl.steps", "greater than 0"]),

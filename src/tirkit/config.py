@@ -74,16 +74,21 @@ class TrainConfig(Section):
     steps: int = Field(gt=0)
     lr: float = Field(gt=0)
     batch_size: int = Field(default=32, gt=0, description="rows per optimiser step")
-    general: float = Field(default=0.0, ge=0, lt=1, description="share of the base model's own tasks; embedded only")
-    spare_unseen: bool = Field(
-        default=True, description="tokens of tools no training question uses stay out of the softmax on questions"
-    )
     max_tokens: int = Field(default=2048, gt=0, description="tokens of a micro-batch")
     optimizer: Optimizer = "muon"
     schedule: Schedule = "linear"
     warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps")
-    validate_every: int = Field(default=0, ge=0, description="steps; the best state is kept; 0 = never")
     save_every: int = Field(default=200, gt=0, description="steps between checkpoints")
+
+
+class SupervisedConfig(TrainConfig):
+    """A training phase on examples."""
+
+    general: float = Field(default=0.0, ge=0, lt=1, description="share of the base model's own tasks; embedded only")
+    spare_unseen: bool = Field(
+        default=True, description="tokens of tools no training question uses stay out of the softmax on questions"
+    )
+    validate_every: int = Field(default=0, ge=0, description="steps; the best state is kept; 0 = never")
 
 
 class CorpusConfig(Section):
@@ -102,7 +107,7 @@ class CorpusConfig(Section):
     )
 
 
-class InternaliseConfig(TrainConfig):
+class InternaliseConfig(SupervisedConfig):
     """TInR-U phase 1: memorise, recall and use."""
 
     steps: int = Field(default=900, gt=0)
@@ -127,7 +132,7 @@ class SynthesiseConfig(Section):
     seconds_a_request: float = Field(default=5.0, gt=0, description="for tirkit plan")
 
 
-class WarmupConfig(TrainConfig):
+class WarmupConfig(SupervisedConfig):
     """TInR-U phase 2 training: supervised on the kept trajectories."""
 
     steps: int = Field(default=500, gt=0)
@@ -140,7 +145,7 @@ class RLConfig(TrainConfig):
     """TInR-U phase 3: GRPO."""
 
     steps: int = Field(default=40, gt=0)
-    lr: float = Field(default=6e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)

@@ -18,7 +18,7 @@ from tirkit.evaluation.terminal import Progress, duration
 from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.sources import load_model, load_tokenizer
-from tirkit.pipeline.train import alignment_rows, use_rows
+from tirkit.pipeline.train import alignment_rows, use_rows, use_tasks
 from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
@@ -56,7 +56,7 @@ def plan_run(config: RunConfig) -> RenderableType:
         loaded, parameters = _model(ctx)
         num_train = len(ctx.sft_tasks)
         ctx = _with_few_tasks(ctx)
-        parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, ctx.sft_tasks)
+        parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, use_tasks(ctx))
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
         speed = _measured(ctx, loaded.model, rows) if loaded.model.device.type != "meta" else _estimated(parameters)
         stages = _stages(ctx, rows, speed, num_train)

@@ -7,7 +7,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from tirkit.config import ConfigError, TrainConfig
+from tirkit.config import ConfigError, SupervisedConfig
 from tirkit.embedded.base import evaluate as evaluate_base
 from tirkit.embedded.skills import draw_replay
 from tirkit.evaluation.metrics import Knowledge
@@ -36,9 +36,7 @@ def internalise(ctx: Context) -> Facts:
     """TInR-U phase 1: memorise, recall and use."""
     config = ctx.config.internalise
     loaded = ctx.load(ctx.stage_before("internalise"))
-    # Answered without reasoning, a question that needs no tool would only unlearn the reasoning.
-    questions = [task for task in ctx.sft_tasks if task.gold_rounds][: config.corpus.questions]
-    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, questions)
+    rows = alignment_rows(ctx, loaded) + use_rows(ctx, loaded, use_tasks(ctx))
     if not rows:
         raise ConfigError("internalise: every kind of example is switched off (internalise.corpus.*)")
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
@@ -161,6 +159,11 @@ def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
     return _weighted(ctx, loaded, examples, loss_weights(settings))
 
 
+def use_tasks(ctx: Context) -> list[Task]:
+    """Phase 1's questions. Answered without reasoning, one that needs no tool would only unlearn the reasoning."""
+    return [task for task in ctx.sft_tasks if task.gold_rounds][: ctx.config.internalise.corpus.questions]
+
+
 def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[WeightedRow]:
     """Training questions answered without reasoning (phase 1's use loss)."""
     beta = ctx.config.internalise.beta
@@ -170,7 +173,7 @@ def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[Weight
     return _weighted(ctx, loaded, examples, {"use": beta})
 
 
-def general_rows(ctx: Context, loaded: Loaded, config: TrainConfig, others: int) -> list[WeightedRow]:
+def general_rows(ctx: Context, loaded: Loaded, config: SupervisedConfig, others: int) -> list[WeightedRow]:
     """Fresh samples of what the embedded base model was taught, so many that none is used twice among `others` rows.
 
     They keep general skills alive that questions about tools stand on. Raises `ConfigError` for any other model.
@@ -194,7 +197,7 @@ def _weighted(
     ]
 
 
-def _unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
+def unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
     """Tokens of the tools that no training question uses: a question's silence about them is no evidence.
 
     Every question pushes down all tools but its own; these would never be pushed up again. Only where each tool has a
@@ -207,7 +210,9 @@ def _unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
     return tuple(vocabulary[surface] for surface in unseen)
 
 
-def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, rows: Sequence[WeightedRow]) -> SFTReport:
+def _train_sft(
+    ctx: Context, loaded: Loaded, stage: str, config: SupervisedConfig, rows: Sequence[WeightedRow]
+) -> SFTReport:
     """Train, merge and save; `loaded` then holds the trained model."""
     torch.manual_seed(ctx.config.seed)
     model = ctx.trainable(loaded)
@@ -224,7 +229,7 @@ def _train_sft(ctx: Context, loaded: Loaded, stage: str, config: TrainConfig, ro
         bf16=ctx.config.model.dtype == "bfloat16",
         validate_steps=config.validate_every or None,
         keep_best=bool(config.validate_every),
-        spared_ids=_unseen_ids(ctx, loaded) if config.spare_unseen else (),
+        spared_ids=unseen_ids(ctx, loaded) if config.spare_unseen else (),
     )
 
     def validate(trained: nn.Module) -> Mapping[str, float]:

@@ -1,0 +1,66 @@
+"""What the phases train on, and what a policy is held to, as the config says."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from tirkit.config import parse_config
+from tirkit.evaluation.terminal import Progress
+from tirkit.methods.tinr.tokens import grow_vocabulary
+from tirkit.pipeline.context import Context, Loaded
+from tirkit.pipeline.sources import load_model
+from tirkit.pipeline.train import alignment_rows, unseen_ids, use_rows, use_tasks
+from tirkit.rollout.allow import AllOf, SelectionAutomaton
+from tirkit.rollout.call_grammar import CallGrammar
+from tirkit.store import RunFolder
+from tirkit.text.render import Renderer
+
+SMALL: dict[str, JsonValue] = {"catalogue": {"num_tools": 16}, "tasks": {"num_train": 20, "num_rl": 5}}
+
+
+def prepared(folder: Path, **sections: JsonValue) -> tuple[Context, Loaded]:
+    config = parse_config(SMALL | sections, "here")
+    ctx = Context(config, RunFolder.open(folder, config), Progress())
+    model, tokenizer = load_model(config, ctx.sources.tools, ctx.sources.tasks["train"])
+    assert ctx.index is not None
+    grow_vocabulary(model, tokenizer, ctx.index, ctx.sources.tools)
+    return ctx, Loaded(model, tokenizer, Renderer(tokenizer, ctx.index))
+
+
+def test_phase_1_asks_only_what_needs_tools_and_spares_unseen_ones_on_questions_alone(tmp_path: Path) -> None:
+    ctx, loaded = prepared(tmp_path, internalise={"corpus": {"questions": 4}})
+    asked = use_tasks(ctx)
+    assert any(not task.gold_rounds for task in ctx.sft_tasks[:8])
+    assert asked == [task for task in ctx.sft_tasks if task.gold_rounds][:4]
+    assert {row.kind for row in alignment_rows(ctx, loaded)} == {"memorise", "recall", "view", "pseudo_call"}
+    assert {row.spares for row in alignment_rows(ctx, loaded)} == {False}
+    assert [row.spares for row in use_rows(ctx, loaded, asked)] == [True] * 4
+
+
+def test_spared_are_the_tokens_of_tools_outside_training_questions(tmp_path: Path) -> None:
+    ctx, loaded = prepared(tmp_path)
+    named = {loaded.tokenizer.convert_ids_to_tokens(i) for i in unseen_ids(ctx, loaded)}
+    assert named == {f"<<{tool.name}>>" for tool in ctx.sources.tools if tool.name not in ctx.sources.seen}
+    assert len(named) == 3  # a quarter of those that give names and of those that do not, rounded down
+    by_name, loaded = prepared(tmp_path / "name", catalogue={"num_tools": 16, "indexing": "name"})
+    assert unseen_ids(by_name, loaded) == ()
+
+
+@pytest.mark.parametrize(
+    ("constrain", "expected"),
+    [
+        ("none", None),
+        ("selection", [SelectionAutomaton]),
+        ("calls", [CallGrammar]),
+        ("both", [SelectionAutomaton, CallGrammar]),
+    ],
+)
+def test_a_policy_is_held_to_what_the_config_says(tmp_path: Path, constrain: str, expected: list[type] | None) -> None:
+    ctx, loaded = prepared(tmp_path, rollout={"constrain": constrain})
+    held_to = ctx.policy(loaded, 0.0).sampler.allow
+    if expected is None:
+        assert held_to is None
+    else:
+        assert isinstance(held_to, AllOf)
+        assert [type(part) for part in held_to.parts] == expected
