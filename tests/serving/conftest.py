@@ -12,13 +12,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-import torch
 import uvicorn
-from transformers import Qwen3ForCausalLM
 
-from tirkit.embedded.model import build_tokenizer, tiny_config
-from tirkit.text.index import build_index
-from tirkit.text.render import Renderer
 from tirkit.types import ToolSchema
 
 Fault = Literal["429", "500", "hang", "malformed", "truncated", "disconnect"]
@@ -117,21 +112,6 @@ TOOLS = (
 
 
 @pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
-    """model (random), tokenizer, renderer, index, tools by name."""
-    torch.set_num_threads(1)
-    texts = ["user assistant tool system add multiply two integers what is the sum of product 0123456789"]
-    tokenizer = build_tokenizer(texts, size=400)
-    index = build_index(TOOLS)
-    tokenizer.add_tokens(list(index.tokens))
-    torch.manual_seed(0)
-    config = tiny_config(-(-len(tokenizer) // 64) * 64)
-    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 96, 2
-    config.layer_types = config.layer_types[:2]
-    return SimpleNamespace(
-        model=Qwen3ForCausalLM(config).eval(),
-        tokenizer=tokenizer,
-        renderer=Renderer(tokenizer, index),
-        index=index,
-        tools={tool.name: tool for tool in TOOLS},
-    )
+def tiny(make_tiny: Callable[..., SimpleNamespace]) -> SimpleNamespace:
+    """See make_tiny."""
+    return make_tiny(TOOLS)
