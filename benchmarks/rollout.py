@@ -21,11 +21,11 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedTokenizerFast,
     PrinterCallback,
-    Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from benchmarks.harness import Arm, Result, compare
+from benchmarks.peers import SHAPES, TRL, qwen3
 from tirkit.embedded.model import build_tokenizer
 from tirkit.rollout.loop import RolloutSettings, rollout, stable_seed
 from tirkit.rollout.policy import GenerateRequest, RolloutRequest
@@ -38,7 +38,6 @@ from tirkit.training.rl import RLSettings, RLTrainer
 from tirkit.types import Message, RewardBreakdown, RewardTerm, StopReason, Task, ToolCall, ToolSchema, Trajectory
 
 G, NUM_CALLING, V = 8, 14, 4096
-SHAPES = {"H128 L2": (128, 2), "H256 L4": (256, 4)}
 LATENCIES: list[float] = []  # seconds that the tool takes, by its argument
 WAIT = ToolSchema(
     name="wait",
@@ -126,20 +125,8 @@ class Bench:
         self.renderer, self.dialect = Renderer(self.tokenizer), Dialect()
         self.prompt = (Message(role="user", content="so " * (num_prompt // 2)),)
         self.script = Script([[self._turn(row, on, length) for row, on in enumerate(turn)] for turn in calls])
-        hidden, layers = SHAPES[shape]
-        config = Qwen3Config(
-            vocab_size=V,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=hidden // 4,
-            intermediate_size=5 * hidden // 2,
-            max_position_embeddings=16384,
-            tie_word_embeddings=True,
-            eos_token_id=self.renderer.end_of_turn_id,
-            pad_token_id=self.renderer.pad_id,
-        )
+        end, pad = self.renderer.end_of_turn_id, self.renderer.pad_id
+        config = qwen3(shape, V, tie_word_embeddings=True, eos_token_id=end, pad_token_id=pad)
         torch.manual_seed(0)
         self.model = ScriptedModel(config)
         self.model.script = self.script
@@ -193,14 +180,8 @@ class Bench:
             "per_device_train_batch_size": max(size, copies),
             "num_generations": copies,
             "max_completion_length": 2048,
-            "learning_rate": 1e-6,
-            "report_to": "none",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "use_cpu": not torch.cuda.is_available(),
-            "bf16": False,
         }
-        config = GRPOConfig(self.output, **settings | options)
+        config = GRPOConfig(self.output, **TRL | settings | options)
         prompt = [{"role": "user", "content": self.prompt[0].content}]
         model = copy.deepcopy(self.model)  # both trainers replace its forward
         model.script = self.script

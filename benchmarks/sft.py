@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.harness import Arm, Result, compare, peak_memory
-from benchmarks.update import SHAPES, Setting
+from benchmarks.peers import SHAPES, TRL
+from benchmarks.update import Setting
 from tirkit.text.masks import TokenRow
 from tirkit.training.sft import SFTSettings, WeightedRow, train_sft
 
@@ -91,12 +92,7 @@ def make(name: str, shape: str) -> Callable[[], object]:
             tempfile.mkdtemp(),
             **{"max_length": LONGEST} | (by_name | tuned)[name],
             num_train_epochs=1,
-            learning_rate=1e-6,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
+            **TRL,
         ),
         train_dataset=Dataset.from_list(
             [

@@ -8,7 +8,8 @@ GRPOTrainer at its defaults but in fp32, and tuned by its own options: no gradie
 from typing import Any
 
 from benchmarks.harness import Arm, Result, compare, peak_memory
-from benchmarks.rollout import LATENCIES, SHAPES, Bench, G
+from benchmarks.peers import SHAPES
+from benchmarks.rollout import LATENCIES, Bench, G
 from tirkit.types import Message, Task
 
 SIZE = 2 * G

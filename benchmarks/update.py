@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.harness import Arm, Result, compare, peak_memory
+from benchmarks.peers import SHAPES, TRL, qwen3
 from tirkit.training.base import training_arguments
 from tirkit.training.forward import scoring
 from tirkit.training.rl import RLSettings, RLTrainer, _Draw
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
 
-SHAPES = {"H128 L2": (128, 2), "H256 L4": (256, 4)}
 PEER_TOKENS = 40_000  # beyond these a TRL step takes minutes: the curves go on without it
 
 
@@ -43,20 +43,8 @@ class Setting:
 
     def model(self) -> PreTrainedModel:
         """A random Qwen3; the same at every call."""
-        hidden, layers = SHAPES[self.shape]
         torch.manual_seed(0)
-        config = Qwen3Config(
-            vocab_size=self.vocabulary,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=hidden // 4,
-            intermediate_size=5 * hidden // 2,
-            max_position_embeddings=16384,
-            pad_token_id=0,
-        )
-        return Qwen3ForCausalLM(config)
+        return Qwen3ForCausalLM(qwen3(self.shape, self.vocabulary, pad_token_id=0))
 
     def attempts(self) -> list[Trajectory]:
         """The group's rollouts: random tokens."""
@@ -159,12 +147,7 @@ def trl(
         num_generations=size,
         max_completion_length=8192,
         gradient_checkpointing=gradient_checkpointing,
-        learning_rate=1e-6,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
+        **TRL,
     )
     words = {"<pad>": 0, "<eos>": 1}
     tokenizer = PreTrainedTokenizerFast(
