@@ -15,9 +15,9 @@ from typing import Literal
 
 from tirkit.methods.autotraj.budget import Caps, Metered, Spent
 from tirkit.methods.autotraj.prompts import Case, Flawed, Templates, notes
-from tirkit.methods.autotraj.resume import ProgressFn, in_chunks
 from tirkit.methods.autotraj.rules import Replay, rewrite
 from tirkit.methods.autotraj.synthesise import JudgedGroup
+from tirkit.rollout.chunks import ProgressFn, in_chunks
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import Policy, RolloutRequest, ScriptedPolicy
 from tirkit.scoring.quality import (

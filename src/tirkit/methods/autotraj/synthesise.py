@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tirkit.methods.autotraj.resume import ProgressFn, in_chunks
+from tirkit.rollout.chunks import ProgressFn, in_chunks
 from tirkit.rollout.group import group_requests
 from tirkit.rollout.policy import RolloutRequest
 from tirkit.scoring.quality import Decision, QualityScore, QualitySettings, decide, score_group
