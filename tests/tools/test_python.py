@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import socket
@@ -83,7 +84,8 @@ def test_what_code_prints_is_the_result(box: PythonToolbox, code: str, content: 
         ("def f(:", "SyntaxError: invalid syntax"),
         ("import sys; sys.exit('no')", "SystemExit: no"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("x = bytearray(1 << 30)", "MemoryError"),
+        ("x = bytearray(10 << 30)", "MemoryError"),
+        ("import mmap; mmap.mmap(-1, 10 << 30)", "Cannot allocate memory"),
         ("f = lambda: f()\nf()", "RecursionError: maximum recursion depth exceeded"),
     ],
 )
@@ -109,6 +111,23 @@ def test_long_output_keeps_200_characters_at_both_ends(box: PythonToolbox) -> No
     assert result.content.startswith("é" * 200 + " … ")
     assert result.content.endswith("ZeroDivisionError: division by zero")
     assert len(result.content) == 403
+
+
+def test_ten_megabytes_are_cut_and_no_error() -> None:
+    box = toolbox("unsafe_subprocess", SandboxLimits(wall_s=60, cpu_s=30))  # 16 MB may be written
+    result = run(box, "print('a' * 10_000_000 + 'b')")
+    assert (result.content, result.error, result.truncated) == ("a" * 200 + " … " + "a" * 199 + "b", None, True)
+
+
+def test_processes_together_hold_no_more_than_one_may(box: PythonToolbox) -> None:
+    # 8 of 100 MB each: every one is within the 400 MB, all together are not.
+    code = (
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        x = bytearray(100 << 20)\n        break\n"
+    )
+    result = run(box, code + "time.sleep(60)")
+    said = "the code and what it started held more than 400 MB of memory"
+    assert (result.content, result.error) == (said, ToolErrorKind.CRASHED)
+    assert run(box, "x = bytearray(200 << 20); import time; time.sleep(0.3); len(x)").error is None
 
 
 def test_sleeping_working_and_talking_too_long(box: PythonToolbox) -> None:
@@ -244,6 +263,37 @@ def test_calls_run_at_once_on_as_many_slots_as_there_are(box: PythonToolbox) -> 
     for thread in threads:
         thread.join()
     assert all(end <= start for (_, end), (start, _) in zip(sorted(spans), sorted(spans)[1:], strict=False))
+
+
+def spares(sandbox: Sandbox) -> list[subprocess.Popen[bytes]]:
+    return [future.result().popen for future in sandbox._spares]
+
+
+def test_the_next_run_finds_its_process_started(box: PythonToolbox) -> None:
+    caller = threading.Thread(target=run, args=(box, "1"))
+    caller.start()
+    caller.join()
+    (waiting,) = spares(sandbox(box))
+    time.sleep(0.2)
+    assert waiting.poll() is None  # it outlives the thread that called
+    assert run(box, "2").content == "2"
+    (new,) = spares(sandbox(box))
+    assert waiting.poll() is not None  # one process, one run
+    assert new.pid != waiting.pid
+    new.kill()
+    new.wait()
+    assert run(box, "3").content == "3"
+
+
+def test_waiting_processes_end_with_their_sandbox(box: PythonToolbox) -> None:
+    alone = Sandbox(LIMITS, sandbox(box).isolation, slots=4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(alone.run, ["import time; time.sleep(0.2)"] * 4))
+    waiting = spares(alone)
+    assert 1 <= len(waiting) <= 4
+    del alone
+    gc.collect()
+    assert all(process.poll() is not None for process in waiting)
 
 
 def test_callers_get_their_turn_in_the_order_they_came() -> None:

@@ -19,6 +19,7 @@ KINDS = {
     "wall": ToolErrorKind.TIMEOUT,
     "cpu": ToolErrorKind.TIMEOUT,
     "output": ToolErrorKind.CRASHED,
+    "memory": ToolErrorKind.CRASHED,
     "killed": ToolErrorKind.CRASHED,
 }
 
@@ -59,6 +60,7 @@ class PythonTool:
         return {
             "wall": f"the code did not finish within {limits.wall_s:g} s",
             "cpu": f"the code used more than {limits.cpu_s} s of computing time",
+            "memory": f"the code and what it started held more than {limits.memory_mb} MB of memory",
             "output": f"the code wrote more than {limits.output_mb} MB",
             "killed": "the code ended its process or was killed",
         }.get(output.end, "")

@@ -2,11 +2,16 @@
 
 Inside there is no network, no other process and nothing of the machine's files but the system's programs, Python and
 its installed packages, all read-only; a small /tmp in memory ends with the call. Nothing inside outlives the call.
+
+Starting a sandbox takes longer than most code, so after each run the next one's is started, and waits: a caller finds
+it ready. Each is used for one run only.
 """
 
+import contextlib
 import functools
 import itertools
 import os
+import resource
 import select
 import shutil
 import signal
@@ -16,10 +21,12 @@ import sysconfig
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from tirkit.types import UserError
 
@@ -41,7 +48,11 @@ PERMIT = (
 FIRST_UID, NUM_UIDS = 61184, 4000  # kept free for such users by the Linux conventions
 _uids = itertools.count(os.getpid())
 
+LOOK_S = 0.1  # between two looks at the memory of a run
+
 SandboxIsolation = Literal["bubblewrap", "unsafe_subprocess"]
+Stop = Literal["wall", "output", "memory"]
+End = Literal["done", "raised", "cpu", "killed"] | Stop
 
 
 class SandboxError(UserError):
@@ -50,10 +61,12 @@ class SandboxError(UserError):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one run may use. `wall_s` counts from the start of its processes, waiting for its turn left out.
+    """What one run may use. `wall_s` counts from when it is given its code, waiting for its turn left out.
 
     `cpu_s`, `memory_mb` (address space) and `disk_mb` (a file's size; also that of /tmp) are for each of at most
-    `processes` processes and threads (before Linux 5.14 all of the user's count). Output beyond `output_mb` ends it.
+    `processes` processes and threads (before Linux 5.14 all of the user's count). `memory_mb` is also what all of them
+    may hold together, looked at ten times a second (where Linux tells a process's children, as it mostly does). Output
+    beyond `output_mb` ends it.
     """
 
     wall_s: float = 5.0
@@ -68,14 +81,14 @@ class SandboxLimits:
 class Output:
     """What a run wrote: all of it is `head` where nothing was cut, else `num_bytes` with a gap between head and tail.
 
-    `end`: it ended by itself, raised an error (whose text is the end of the output), ran out of wall time or CPU time,
-    wrote too much, or was killed otherwise.
+    `end`: it ended by itself, raised an error (whose text is the end of the output), ran out of wall time, CPU time or
+    memory, wrote too much, or was killed otherwise.
     """
 
     head: bytes
     tail: bytes
     num_bytes: int
-    end: Literal["done", "raised", "wall", "cpu", "output", "killed"]
+    end: End
 
 
 class Sandbox:
@@ -98,42 +111,49 @@ class Sandbox:
         self._bwrap = shutil.which("bwrap") if isolation == "bubblewrap" else None
         if isolation == "bubblewrap" and not self._bwrap:
             raise SandboxError(f"Python code cannot be run safely: bwrap was not found; {INSTALL}")
+        # One thread starts them all: bubblewrap dies with the thread that started it, and callers' threads come and go.
+        self._starter = ThreadPoolExecutor(1, "sandbox")
+        self._spares: deque[Future[_Process]] = deque()
+        weakref.finalize(self, _end_spares, self._spares)
 
     def run(self, code: str) -> Output:
         """Run `code`; may be called from several threads at once."""
-        # Files, not pipes, for what is given and for complaints: neither can block, whatever their size.
-        with self._turns, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
-            given.write(code.encode("utf-8", "replace"))
-            given.seek(0)
-            process = subprocess.Popen(
-                self._command(),
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                env=ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+        with self._turns:
+            process = self._take()
             try:
-                return self._watch(process, complaints)
+                process.give(code)
+                return self._watch(process)
             finally:
-                _end(process)
+                process.end()
+                with contextlib.suppress(RuntimeError):  # Python is shutting down
+                    self._spares.append(self._start())
 
-    def _watch(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> Output:
-        deadline = time.monotonic() + self.limits.wall_s
-        assert process.stdout is not None
-        cut = _Cut(self.keep_bytes)
-        stopped = _read(process.stdout.fileno(), cut, deadline, self.limits.output_mb << 20)
-        if stopped is None:
+    def _start(self) -> "Future[_Process]":
+        return self._starter.submit(_Process, self._command())
+
+    def _take(self) -> "_Process":
+        """A process that waits for its code: one that was started ahead, or a new one."""
+        while self._spares:
+            with contextlib.suppress(IndexError, OSError):  # another thread was quicker; it could not be started
+                spare = self._spares.popleft().result()
+                if spare.popen.poll() is None:
+                    return spare
+                spare.end()
+        return self._start().result()
+
+    def _watch(self, process: "_Process") -> Output:
+        cut, popen = _Cut(self.keep_bytes), process.popen
+        guard = _Guard(popen.pid, self.limits)
+        stopped = _read(process.output, cut, guard)
+        while stopped is None and popen.returncode is None:
             try:
-                process.wait(max(0.0, deadline - time.monotonic()))
+                popen.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                stopped = "wall"
+                stopped = guard.reached(cut.num_bytes)
         if stopped:
             return cut.output(stopped)
-        code = process.returncode
-        complaints.seek(0)
-        if code and (said := complaints.read(2000).decode("utf-8", "replace").strip()):
+        code = popen.returncode
+        if code and (said := process.complaints()):
             raise SandboxError(f"Python code cannot be run safely: {said}; {PERMIT}")
         signalled = -code if code < 0 else code - 128  # bwrap reports a signal as 128 + its number
         if signalled == signal.SIGXCPU:
@@ -151,6 +171,50 @@ class Sandbox:
         python = os.path.realpath(sys.executable)
         # Isolated, and without `site`, which takes as long as all the rest.
         return [*wrapper, python, "-I", "-S", "-X", "utf8", "-c", CHILD, *map(str, numbers), _packages()]
+
+
+class _Process:
+    """A started process that waits for its code."""
+
+    def __init__(self, command: list[str]) -> None:
+        # A file, not a pipe: complaints cannot block, whatever their size.
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (`end` closes it)
+        pipe = subprocess.PIPE
+        self.popen = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._complaints, env=ENVIRONMENT, cwd="/", start_new_session=True
+        )
+        assert self.popen.stdout is not None
+        self.output = self.popen.stdout.fileno()
+
+    def give(self, code: str) -> None:
+        """Let it run `code`: it reads all of it first, so this cannot block for long."""
+        assert self.popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it could not start, and has complained
+            self.popen.stdin.write(code.encode("utf-8", "replace"))
+        with contextlib.suppress(BrokenPipeError):
+            self.popen.stdin.close()
+
+    def complaints(self) -> str:
+        """What went wrong before its code began."""
+        self._complaints.seek(0)
+        return self._complaints.read(2000).decode("utf-8", "replace").strip()
+
+    def end(self) -> None:
+        """Kill what still runs: of a sandbox everything, of a plain process what did not leave its group."""
+        try:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            self.popen.kill()  # the leader is gone already, or about to be
+        self.popen.wait()
+        for file in (self.popen.stdin, self.popen.stdout, self._complaints):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()  # type: ignore[union-attr]
+
+
+def _end_spares(spares: deque[Future[_Process]]) -> None:
+    while spares:
+        with contextlib.suppress(OSError):  # it could not be started
+            spares.popleft().result().end()
 
 
 class _Turns:
@@ -194,34 +258,58 @@ class _Cut:
         if len(self._tail) > 2 * self.keep:
             del self._tail[: -self.keep]
 
-    def output(self, end: Literal["done", "raised", "wall", "cpu", "output", "killed"]) -> Output:
+    def output(self, end: End) -> Output:
         return Output(bytes(self._head), bytes(self._tail[-self.keep :]), self.num_bytes, end)
 
 
-def _read(source: int, cut: _Cut, deadline: float, most: int) -> Literal["wall", "output"] | None:
-    """Read until the end of the output (None), the deadline, or more than `most` bytes."""
+class _Guard:
+    """Says which limit a run has reached."""
+
+    def __init__(self, pid: int, limits: SandboxLimits) -> None:
+        self._pid, self._limits = pid, limits
+        self._next_look = time.monotonic() + LOOK_S
+        self._deadline = time.monotonic() + limits.wall_s
+
+    @property
+    def left_s(self) -> float:
+        """Wall time that is left."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def reached(self, num_bytes: int) -> Stop | None:
+        """The limit, None where all is well. num_bytes: of output so far."""
+        if num_bytes > self._limits.output_mb << 20:
+            return "output"
+        if not self.left_s:
+            return "wall"
+        if (now := time.monotonic()) >= self._next_look:
+            self._next_look = now + LOOK_S
+            if _memory(self._pid) > self._limits.memory_mb << 20:
+                return "memory"
+        return None
+
+
+def _memory(pid: int) -> int:
+    """Bytes that a process and all that it started hold for themselves; 0 for one that has ended meanwhile."""
+    at = Path("/proc") / str(pid)
+    try:
+        resident, shared = map(int, (at / "statm").read_text().split()[1:3])
+        children = [child for task in (at / "task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        return 0
+    return (resident - shared) * resource.getpagesize() + sum(_memory(int(child)) for child in children)
+
+
+def _read(source: int, cut: _Cut, guard: _Guard) -> Stop | None:
+    """Read until the end of the output (None) or a limit."""
     poll = select.poll()
     poll.register(source, select.POLLIN | select.POLLHUP)
-    while cut.num_bytes <= most:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not poll.poll(1000 * left_s):
-            return "wall"
-        data = os.read(source, 1 << 16)
-        if not data:
-            return None
-        cut.add(data)
-    return "output"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what still runs: of a sandbox everything, of a plain process what did not leave its group."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()  # the leader is gone already, or about to be
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    while (stopped := guard.reached(cut.num_bytes)) is None:
+        if poll.poll(1000 * min(LOOK_S, guard.left_s)):
+            data = os.read(source, 1 << 16)
+            if not data:
+                return None
+            cut.add(data)
+    return stopped
 
 
 @functools.cache
