@@ -12,10 +12,11 @@ from benchmarks.catalogue_size import measure_catalogue_sizes
 from benchmarks.harness import PAGE, write_results
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE
 
-MINUTES = {  # about how long each takes with five repeats on one idle core
-    "update": 30,
+MINUTES = {  # estimates, not measurements: five repeats on one idle core
+    "update": 20,
     "step": 30,
     "rollout": 10,
+    "growth": 15,
     "sft": 12,
     "constrained": 2,
     "internalised": 10,

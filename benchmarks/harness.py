@@ -190,7 +190,8 @@ def _cells(result: Result, results: Sequence[Result]) -> list[list[str]]:
             row.append(f"{result.memory[timing.name]:,.0f}" if timing.name in result.memory else "")
         rows.append(row)
     if result.limit_s is not None:
-        limit = [result.setting, "*limit*", f"{result.limit_s:.3g}", "", f"{result.limit_s / first:.2f}"]
+        name = f"*limit: ours takes {first / result.limit_s:.2f} × it*"
+        limit = [result.setting, name, f"{result.limit_s:.3g}", "", f"{result.limit_s / first:.2f}"]
         rows.append(limit + [""] * (len(rows[0]) - len(limit)))
     return rows
 

@@ -16,6 +16,16 @@ TRL: dict[str, Any] = {
 }
 
 
+def tuned(size: int) -> dict[str, Any]:
+    """GRPOConfig's options that make a step of `size` rollouts fastest here: nothing recomputed, nothing padded."""
+    return {
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": size,
+        "steps_per_generation": size,
+    }
+
+
 def qwen3(shape: str, vocabulary: int, **more: Any) -> Qwen3Config:
     """A Qwen3 of one of the shapes."""
     hidden, layers = SHAPES[shape]

@@ -1,8 +1,10 @@
-"""Rollouts: 3 turns after a long prompt, slow tools, and growth with the number of rollouts in flight.
+"""Rollouts: 3 turns after a long prompt, and whole steps with slow tools.
 
-Peer: the tool loop of TRL's GRPOTrainer, which generates with transformers. Both arms write the same tokens turn by
-turn, whatever the random weights say: ours by a constraint, theirs by a logits processor, both over the full sampling
-path. The prompt holds the one tool's document in both.
+Peer: the tool loop of TRL's GRPOTrainer, which generates with transformers, at its defaults but in fp32, and tuned by
+its own options: no gradient checkpointing, and in a whole step one row a micro-batch (its tools run one rollout after
+another, async ones too; on a CPU a static cache does not help it, and continuous batching is slower by far). All arms
+write the same tokens turn by turn, whatever the random weights say: ours by a constraint, theirs by a logits processor,
+both over the full sampling path. The prompt holds the one tool's document in all.
 """
 
 import copy
@@ -25,7 +27,7 @@ from transformers import (
 )
 
 from benchmarks.harness import Arm, Result, compare
-from benchmarks.peers import SHAPES, TRL, qwen3
+from benchmarks.peers import SHAPES, TRL, qwen3, tuned
 from tirkit.embedded.model import build_tokenizer
 from tirkit.rollout.loop import RolloutSettings, rollout, stable_seed
 from tirkit.rollout.policy import GenerateRequest, RolloutRequest
@@ -63,31 +65,38 @@ def run(repeats: int) -> list[Result]:
         *(three_turns(name, 2048, G, repeats) for name in SHAPES),
         slow_tools("16 rollouts, 14 calls of 0.2 s", [0.2] * NUM_CALLING, repeats),
         slow_tools("16 rollouts, 14 calls, log-normal with a tail of 2 s", tail.tolist(), repeats),
-        *(three_turns("H128 L2", 256, n, repeats, "rollouts in flight") for n in (1, 4, 16, 64)),
     ]
 
 
-def three_turns(shape: str, num_prompt: int, size: int, repeats: int, x_label: str = "") -> Result:
+def three_turns(shape: str, num_prompt: int, size: int, repeats: int) -> Result:
     """Two calls of an instant tool and an answer, `size` copies of one prompt: the rollout alone."""
+    bench, requests = three_turn_bench(shape, num_prompt, size)
+    tuned_trl, trl = bench.trl_trainer(size, gradient_checkpointing=False), bench.trl_trainer(size)
+    arms = [
+        Arm("tirkit", lambda: bench.rollout(requests)),
+        Arm("TRL tuned", lambda: bench.trl_rollout(tuned_trl, size)),
+        Arm("TRL", lambda: bench.trl_rollout(trl, size)),
+    ]
+    setting = f"{shape}, 3 turns of 48 tokens, P={num_prompt}, {size} copies"
+    timings = compare(f"rollout, {setting}", arms, repeats)
+    return Result("rollout", setting, timings, notes=" ".join((__doc__ or "").split()))
+
+
+def three_turn_bench(shape: str, num_prompt: int, size: int) -> tuple["Bench", list[RolloutRequest]]:
     LATENCIES[:] = [0.0] * size
     bench = Bench(shape, num_prompt, [[True] * size, [True] * size, [False] * size], length=48)
-    requests = [RolloutRequest(bench.task(0), i, seed=i) for i in range(size)]
-    trainer = bench.trl_trainer(size)
-    arms = [Arm("tirkit", lambda: bench.rollout(requests)), Arm("TRL", lambda: bench.trl_rollout(trainer, size))]
-    setting = f"{shape}, 3 turns of 48 tokens, P={num_prompt}, {size} copies"
-    name = "growth of rollouts" if x_label else "rollout"
-    timings = compare(f"{name}, {setting}", arms, repeats)
-    return Result(name, setting, timings, x=float(size) if x_label else None, x_label=x_label)
+    return bench, [RolloutRequest(bench.task(0), i, seed=i) for i in range(size)]
 
 
 def slow_tools(setting: str, latencies: Sequence[float], repeats: int) -> Result:
     """A whole step, two prompts of 8: all but two rollouts call the slow tool once, then answer.
 
-    Limit: the longest call, and our own step with instant tools.
+    Limit: the critical path, that is our own step with instant tools and the longest call. What is above it: calls that
+    end one by one bring their rows back one by one, so replies are read and second turns decoded in smaller batches.
     """
     size = 2 * G
     bench = Bench("H128 L2", 512, [[row < NUM_CALLING for row in range(size)], [False] * size], length=32)
-    ours, theirs = bench.trainer(), bench.trl_trainer(size)
+    ours, tuned_trl, trl = bench.trainer(), bench.trl_trainer(size, **tuned(size)), bench.trl_trainer(size)
 
     def step(train: Any, seconds: Sequence[float]) -> None:
         LATENCIES[:] = seconds
@@ -97,7 +106,8 @@ def slow_tools(setting: str, latencies: Sequence[float], repeats: int) -> Result
     instant = [0.0] * size
     arms = [
         Arm("tirkit", lambda: step(ours.train, latencies)),
-        Arm("TRL", lambda: step(theirs.train, latencies)),
+        Arm("TRL tuned", lambda: step(tuned_trl.train, latencies)),
+        Arm("TRL", lambda: step(trl.train, latencies)),
         Arm("tirkit, instant tools", lambda: step(ours.train, instant)),
     ]
     timings = compare(f"slow tools, {setting}", arms, repeats)

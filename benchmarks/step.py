@@ -8,18 +8,12 @@ GRPOTrainer at its defaults but in fp32, and tuned by its own options: no gradie
 from typing import Any
 
 from benchmarks.harness import Arm, Result, compare, peak_memory
-from benchmarks.peers import SHAPES
+from benchmarks.peers import SHAPES, tuned
 from benchmarks.rollout import LATENCIES, Bench, G
 from tirkit.types import Message, Task
 
 SIZE = 2 * G
-TUNED = {
-    "gradient_checkpointing": False,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": SIZE,
-    "steps_per_generation": SIZE,
-}
-ARMS: dict[str, dict[str, Any] | None] = {"tirkit": None, "TRL tuned": TUNED, "TRL": {}}
+ARMS: dict[str, dict[str, Any] | None] = {"tirkit": None, "TRL tuned": tuned(SIZE), "TRL": {}}
 
 
 def run(repeats: int) -> list[Result]:

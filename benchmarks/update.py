@@ -9,7 +9,7 @@ over one row of as many tokens as are distinct, and of a head with log-softmax o
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,8 +24,6 @@ from tirkit.training.base import training_arguments
 from tirkit.training.forward import scoring
 from tirkit.training.rl import RLSettings, RLTrainer, _Draw
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
-
-PEER_TOKENS = 40_000  # beyond these a TRL step takes minutes: the curves go on without it
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,7 @@ class Setting:
 
 def run(repeats: int) -> list[Result]:
     settings = [Setting(shape, *sizes) for shape in SHAPES for sizes in ((1024, 64, 4096), (2048, 128, 16384))]
-    one = Setting("H128 L2")
-    return [
-        *(update(setting, repeats) for setting in settings),
-        *(growth(replace(one, group=g), repeats, "group size G", g) for g in (2, 4, 8, 16, 32)),
-        *(growth(replace(one, num_prompt=p), repeats, "prompt tokens P", p) for p in (128, 512, 2048, 8192)),
-    ]
+    return [update(setting, repeats) for setting in settings]
 
 
 def update(setting: Setting, repeats: int) -> Result:
@@ -78,16 +71,6 @@ def update(setting: Setting, repeats: int) -> Result:
     }
     limit_s = sum(timing.median_s for timing in compare("limit", limit(setting), repeats))
     return Result("update", str(setting), timings, memory, limit_s, " ".join((__doc__ or "").split()))
-
-
-def growth(setting: Setting, repeats: int, x_label: str, x: int) -> Result:
-    arms = [Arm("tirkit", make("tirkit", setting))]
-    if setting.group * (setting.num_prompt + setting.num_completion) <= PEER_TOKENS:
-        arms.append(Arm("TRL tuned", make("TRL tuned", setting, 1)))
-    timings = compare(f"growth, {setting}", arms, repeats)
-    unique = setting.num_prompt + setting.group * setting.num_completion
-    name = f"growth of the update with {x_label}"
-    return Result(name, str(setting), timings, x=float(x), x_label=x_label, items=unique, unit="distinct tokens")
 
 
 def once(name: str, *values: Any) -> None:
