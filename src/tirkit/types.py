@@ -115,7 +115,8 @@ class Turn(Record):
 
     `text` is what the policy wrote (end-of-turn token left out); `ids` the same as token ids, end of turn included,
     with their `logps` under the sampling policy (empty where unknown). `reply_ids` is everything up to the point where
-    the policy goes on. `selected`, `calls`, `answer` and `problems` are what the dialect read in `text`.
+    the policy goes on. `selected`, `calls`, `answer` and `problems` are what the dialect read in `text`. The first
+    `given` of `ids` were put there, a forced mode tag.
     """
 
     text: str
@@ -128,6 +129,7 @@ class Turn(Record):
     results: tuple[ToolResult, ...] = ()
     reply: tuple[Message, ...] = ()
     reply_ids: tuple[int, ...] = ()
+    given: int = 0
 
 
 class Trajectory(Record):
@@ -166,7 +168,7 @@ class Trajectory(Record):
 
     @property
     def num_sampled(self) -> int:
-        """Tokens the policy sampled, thinking and mode tag included."""
+        """Tokens of the policy's turns, thinking and mode tag included, a forced tag too."""
         return sum(len(turn.ids) for turn in self.turns)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, TrainerCallback
 
+from tirkit.methods.autotool.decoupled import bonus
 from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.rl import RLSettings, RLTrainer
@@ -149,7 +150,7 @@ def test_entropy_bonus_raises_entropy(make_trainer):
         lines = []
         trainer = make_trainer(
             f"entropy{coefficient}",
-            dataclasses.replace(SETTINGS, entropy_coef=coefficient),
+            dataclasses.replace(SETTINGS, entropy=bonus(coefficient)),
             reward=lambda t, task: RewardBreakdown(terms=()),
             max_steps=10,
             callbacks=[
@@ -184,14 +185,14 @@ def weights_after(make_trainer, make_trajectory):
 
 
 def test_the_cut_into_micro_batches_changes_no_gradient(weights_after):
-    want, _ = weights_after("whole", entropy_coef=0.01)
+    want, _ = weights_after("whole", entropy=bonus(0.01))
     for name, changes in (
         ("single", {"max_tokens": 1}),
         ("split", {"max_tokens": 60}),
         ("plain", {"shared_prefix": False}),
         ("plain split", {"shared_prefix": False, "max_tokens": 60}),
     ):
-        got, _ = weights_after(name, entropy_coef=0.01, **changes)
+        got, _ = weights_after(name, entropy=bonus(0.01), **changes)
         torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
 
 
@@ -199,7 +200,7 @@ def test_the_cut_into_micro_batches_changes_no_gradient(weights_after):
 def test_what_teaches_nothing_is_not_computed(weights_after, mean):
     """Groups t0 and t1 have equal rewards; in the others the middle one of three has the mean."""
     got, log = weights_after("skipped", mean=mean)
-    want, full_log = weights_after("computed", mean=mean, entropy_coef=1e-12)
+    want, full_log = weights_after("computed", mean=mean, entropy=bonus(1e-12))
     torch.testing.assert_close(got, want, atol=1e-7, rtol=0)
     assert [line["computed_tokens"] for line in full_log] == [1.0] * 3
     learning = [line["learning_groups"] for line in log]

@@ -152,6 +152,10 @@ class _EndpointSession(Session):
         self._runner.close()
 
     def submit(self, key: int, request: GenerateRequest) -> None:
+        if request.begin:
+            raise RolloutError(
+                "an endpoint cannot be made to begin a turn: ask for the mode in its instructions instead"
+            )
         heapq.heappush(self._queue, (not request.turns, key, request))
 
     def advance(self) -> list[tuple[int, Generation]]:

@@ -26,6 +26,7 @@ from typing import Literal
 
 from tirkit.rollout.calls import Calls
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutError, RolloutRequest
+from tirkit.text.control import MODE_TAGS
 from tirkit.text.dialects import Dialect, ParsedTurn, print_document
 from tirkit.text.render import Renderer
 from tirkit.tools.retrieve import ToolRetriever
@@ -172,7 +173,12 @@ class _Loop:
             stable_seed(attempt.request.seed, len(attempt.turns)),
             budget,
             attempt.documents,
+            () if attempt.turns else self._tag(attempt.request.mode),
         )
+
+    def _tag(self, mode: Mode | None) -> tuple[int, ...]:
+        """The ids of a mode's tag."""
+        return tuple(self.renderer.completion_ids(MODE_TAGS[mode])[:-1]) if mode else ()
 
     def read(self, attempt: _Attempt, generation: Generation) -> None:
         """Add the turn that was written, then go on or stop as it says."""
@@ -180,7 +186,8 @@ class _Loop:
             attempt.stop = StopReason.POLICY_FAILED
             return
         parsed = self.dialect.parse(generation.text)
-        unknown, problems = self._problems(attempt, parsed)
+        unknown, problems = self._problems(attempt, generation.text, parsed)
+        first, request = not attempt.turns, attempt.request
         turn = Turn(
             text=generation.text,
             ids=generation.ids,
@@ -189,6 +196,7 @@ class _Loop:
             calls=parsed.calls,
             answer=parsed.answer,
             problems=(*unknown, *problems),
+            given=len(self._tag(request.mode)) if first and not request.trains_mode else 0,
         )
         attempt.turns.append(turn)
         attempt.ids.extend(generation.ids)
@@ -206,7 +214,7 @@ class _Loop:
             attempt.selected = turn.selected
             self._reply(attempt, "\n".join(print_document(self.tools[name]) for name in turn.selected))
 
-    def _problems(self, attempt: _Attempt, parsed: ParsedTurn) -> tuple[list[str], list[str]]:
+    def _problems(self, attempt: _Attempt, text: str, parsed: ParsedTurn) -> tuple[list[str], list[str]]:
         """(problems with unknown tools, all others), what only the course of the attempt shows included."""
         names = dict.fromkeys((*parsed.selected, *(call.name for call in parsed.calls)))
         unknown = [problem for problem in parsed.problems if UNKNOWN_TOOL.match(problem)]
@@ -214,11 +222,22 @@ class _Loop:
         problems = [problem for problem in parsed.problems if not UNKNOWN_TOOL.match(problem)]
         if parsed.selected and attempt.selected is not None:
             problems.append("a second selection in one round")
+        problems += self._mode_problems(attempt, text, parsed)
         if self.dialect.selects and parsed.calls:
             chosen = attempt.selected or ()
             called = dict.fromkeys(call.name for call in parsed.calls if call.name in self.tools)
             problems += [f"{name!r} was called but not selected in this round" for name in called if name not in chosen]
         return unknown, problems
+
+    def _mode_problems(self, attempt: _Attempt, text: str, parsed: ParsedTurn) -> list[str]:
+        """With modes, an attempt begins with its tag, has no other, and one without thinking has none in any turn."""
+        if not self.dialect.modes:
+            return []
+        if not attempt.turns:
+            return [] if parsed.mode and not text[0].isspace() else ["no mode tag at the start"]
+        late = ["a mode tag after the first turn"] if parsed.mode else []
+        thinks = attempt.mode == "no_think" and parsed.think is not None
+        return late + (["thinking in an attempt without"] if thinks else [])
 
     def _stop(
         self, attempt: _Attempt, generation: Generation, turn: Turn, problems: list[str], unknown: list[str]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from tirkit.text.dialects import Dialect
+from tirkit.text.mode import split_mode
 from tirkit.text.render import Renderer
-from tirkit.types import Message, Task, ToolSchema, Turn, UserError
+from tirkit.types import Message, Mode, Task, ToolSchema, Turn, UserError
 
 Script = Callable[[Task, Sequence[Turn]], str]
 
@@ -23,18 +24,25 @@ class RolloutError(UserError):
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One attempt to make at `task`. Everything random in it follows from `seed`: equal seeds give equal attempts."""
+    """One attempt to make at `task`. Everything random in it follows from `seed`: equal seeds give equal attempts.
+
+    `mode` forces one by its tag at the start; None leaves it to the policy. With `trains_mode` the forced tag counts as
+    the policy's own: it has its log-probability and is trained; else it is given, and never trained.
+    """
 
     task: Task
     copy_index: int = 0
     seed: int = 0
+    mode: Mode | None = None
+    trains_mode: bool = False
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
     """One turn to write: `ids` is all of the conversation so far, the beginning of the assistant's turn included.
 
-    `messages` is the same conversation as messages; `tools` are the documents that stand in its prompt.
+    `messages` is the same conversation as messages; `tools` are the documents that stand in its prompt. The turn begins
+    with `begin`, whatever the policy would write; a policy that cannot raises RolloutError.
     """
 
     task: Task
@@ -44,6 +52,7 @@ class GenerateRequest:
     seed: int
     max_new_tokens: int
     tools: tuple[ToolSchema, ...] = ()
+    begin: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Policy(ABC):
 class ScriptedPolicy(Policy):
     """Plays `script(task, turns so far) -> text of the next turn`. The renderer gives ids; log-probs are unknown.
 
-    A turn is cut off at its request's `max_new_tokens`.
+    A mode that is forced takes the place of the script's. A turn is cut off at its request's `max_new_tokens`.
     """
 
     def __init__(self, script: Script, renderer: Renderer, name: str = "scripted"):
@@ -129,6 +138,8 @@ class ScriptedPolicy(Policy):
     def write(self, request: GenerateRequest) -> Generation:
         """The script's next turn."""
         text = self.script(request.task, request.turns)
+        if request.begin:
+            text = self.renderer.decode_all(request.begin) + split_mode(text)[1]
         return written(self.renderer, text, request.max_new_tokens)
 
 

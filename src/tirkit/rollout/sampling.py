@@ -20,7 +20,7 @@ from tirkit.text.render import Renderer
 class Row:
     """One turn being written, and the constraint's state in it.
 
-    The n-th token is drawn with the n-th uniform of a generator seeded by the request.
+    The n-th token is drawn with the n-th uniform of a generator seeded by the request, or is what it must begin with.
     """
 
     key: int
@@ -57,6 +57,10 @@ class Sampler:
         else:
             uniforms = [row.uniforms[len(row.ids)] for row in rows]
             tokens_B = sample(scores_BV, torch.tensor(uniforms, dtype=torch.float64, device=scores_BV.device))
+        starting = [b for b, row in enumerate(rows) if len(row.ids) < len(row.request.begin)]
+        if starting:
+            begin = [rows[b].request.begin[len(rows[b].ids)] for b in starting]
+            tokens_B[starting] = torch.tensor(begin, device=tokens_B.device)
         logps_B = logps_BV.gather(-1, tokens_B[:, None])[:, 0]
         for row, token, logp in zip(rows, tokens_B.tolist(), logps_B.tolist(), strict=True):
             self._append(row, token, logp)

@@ -72,7 +72,8 @@ class Dialect:
 
     `index` says how tools are written; None: by plain name, with their documents in the prompt. `two_step`: with an
     index, tools are selected first and called after their documents came back (TInR, "inference"). `think` says
-    whether the first turn of a round, and a reply, must, may or must not hold a thinking block.
+    whether the first turn of a round, and a reply, must, may or must not hold a thinking block. `modes`: every attempt
+    begins with a mode tag, which the loop checks, since a turn alone does not know whether it is the first.
 
     >>> Dialect().parse('<tool_call>\\n{"name": "add", "arguments": {"a": 1}}\\n</tool_call>').calls[0].arguments
     {'a': 1}
@@ -83,6 +84,7 @@ class Dialect:
     index: ToolIndex | None = None
     two_step: bool = True
     think: Literal["optional", "required", "never"] = "optional"
+    modes: bool = False
 
     @property
     def selects(self) -> bool:

@@ -14,8 +14,8 @@ Kind = Literal["prompt", "trained", "masked"]
 class TokenRow:
     """A trajectory as ids; `tool_mask` and `old_logps` are as long as `completion_ids`.
 
-    `tool_mask` is 1 on tokens the policy sampled, 0 on what was handed back to it. `old_logps` holds the sampling
-    policy's log p, 0 where nothing was sampled or it is unknown. See `tirkit.types` for a trajectory spelled out.
+    `tool_mask` is 1 on tokens the policy sampled, 0 on what was handed back or given to it. `old_logps` holds the
+    sampling policy's log p, 0 where nothing was sampled or it is unknown. See `tirkit.types` for one spelled out.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,7 +36,7 @@ def token_row(trajectory: Trajectory) -> TokenRow:
             place = f"turn {number} of task {trajectory.task_id!r}"
             raise ValueError(f"{place}: {len(turn.logps)} log-probs for {len(turn.ids)} ids")
         ids += (*turn.ids, *turn.reply_ids)
-        mask += (*(1 for _ in turn.ids), *(0 for _ in turn.reply_ids))
+        mask += (*(int(place >= turn.given) for place in range(len(turn.ids))), *(0 for _ in turn.reply_ids))
         logps += (*(turn.logps or (0.0 for _ in turn.ids)), *(0.0 for _ in turn.reply_ids))
     return TokenRow(trajectory.prompt_ids, tuple(ids), tuple(mask), tuple(logps))
 

@@ -66,6 +66,24 @@ class Clock(TrainerCallback, ExportableState):
         self.pause()
 
 
+class ModeState(TrainerCallback, ExportableState):
+    """What steps hand on about modes, in checkpoints too: the entropy coefficients and the newest think rate."""
+
+    def __init__(self, coefficients: tuple[float, ...] = ()):
+        self.coefficients = coefficients
+        self.think_rate: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What trainer_state.json keeps."""
+        return {"args": {}, "attributes": {"coefficients": list(self.coefficients), "think_rate": self.think_rate}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go on from where the checkpoint stopped."""
+        states = cast(dict[str, Any], state.stateful_callbacks)
+        saved = states.setdefault(type(self).__name__, self.state())["attributes"]
+        self.coefficients, self.think_rate = tuple(saved["coefficients"]), saved["think_rate"]
+
+
 class ProgressCallback(TrainerCallback):
     """Hands every log line to a plain function; the trainers put `seconds` and `eta_s` in it."""
 

@@ -7,35 +7,36 @@ micro-batches, which changes speed and memory, not the gradient. Each window is 
 and every rollout seed follow from the seed and w alone; a checkpoint holds the window in use; so a resumed run goes on
 as if it had not stopped, and rollouts do not depend on the number of processes.
 
-Collectives besides DDP's own: one per window (numbers of trained tokens and micro-batches), one per log line.
+Collectives besides DDP's own: one per window (numbers of trained tokens and micro-batches), one per log line, and one
+per step where an entropy coefficient adapts.
 """
 
 import copy
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from tirkit.losses.advantage import group_advantages
 from tirkit.losses.policy import clipped_surrogate
+from tirkit.methods.autotool.decoupled import EntropyControl, EntropyState, entropy_bonus, trajectory_entropies
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import RolloutRequest
 from tirkit.text.masks import TokenRow, token_row
 from tirkit.training.base import StepTrainer, rows_of_step
-from tirkit.training.callbacks import Clock
+from tirkit.training.callbacks import Clock, ModeState
 from tirkit.training.forward import why_no_trees
 from tirkit.training.optim import OptimizerName
 from tirkit.training.prefix import ScoredBatch, cut_rows, cut_trees, plain_batch, tree_batch
-from tirkit.types import Group, RewardBreakdown, StopReason, Task, Trajectory
+from tirkit.training.tally import Tally
+from tirkit.types import Group, Mode, RewardBreakdown, StopReason, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,20 @@ RewardFn = Callable[[Trajectory, Task], RewardBreakdown]
 GroupFn = Callable[[int, Group, Sequence[RewardBreakdown]], None]
 """Called as on_group(step, group, rewards) with every group this process rolled out."""
 
+MODES: tuple[Mode, ...] = ("think", "no_think")
+
+
+@dataclass(frozen=True)
+class ModeGuard:
+    """While the think rate of the last window is below `below`, `copies` of each group's rollouts are made to think.
+
+    The forced tag is trained as if it had been sampled, at the policy's own probability of it: a mode that is no longer
+    sampled cannot be revived otherwise.
+    """
+
+    below: float = 0.05
+    copies: int = 1
+
 
 @dataclass(frozen=True)
 class RLSettings:
@@ -51,10 +66,11 @@ class RLSettings:
 
     `std`: divide advantages by the group's standard deviation (GRPO as published; without it easy, low-variance groups
     are not blown up). `mean`: what the loss is a mean over: all trained tokens of the step, or trajectories, each by
-    its own mean. `entropy_coef`: bonus on the mean entropy, by the same weights. `temperature`: the one the rollouts
-    sample with. `shared_prefix`: compute each distinct prefix of a micro-batch once, where the model allows.
-    `max_tokens`: of a micro-batch at most, such prefixes counted once. `num_processes`: how many the run was planned
-    for; started otherwise it refuses, since its batch would be another.
+    its own mean. `entropy`: bonuses on the entropy of trajectories, always a mean over trajectories. `guard`: against
+    the loss of the think mode. `temperature`: the one the rollouts sample with. `shared_prefix`: compute each distinct
+    prefix of a micro-batch once, where the model allows. `max_tokens`: of a micro-batch at most, such prefixes counted
+    once. `num_processes`: how many the run was planned for; started otherwise it refuses, since its batch would be
+    another.
     """
 
     num_generations: int = 8
@@ -63,7 +79,8 @@ class RLSettings:
     clip_high: float = 0.2
     iterations: int = 1
     mean: Literal["token", "trajectory"] = "token"
-    entropy_coef: float = 0.0
+    entropy: EntropyControl | None = None
+    guard: ModeGuard | None = None
     temperature: float = 1.0
     optimizer: OptimizerName = "adamw"
     shuffle: bool = True
@@ -77,6 +94,9 @@ class _Scored(TokenRow):
     """A trajectory ready for training."""
 
     advantage: float
+    mode: Mode | None = None
+    forced: bool = False
+    well_formed: bool = False
 
 
 @dataclass
@@ -87,6 +107,9 @@ class _MicroBatch:
     advantages_N: Tensor
     weights_N: Tensor
     sampled_logps_N: Tensor  # 0 where unknown
+    mode_R: Tensor  # index into MODES, -1 for none
+    covered_KR: Tensor  # see EntropyTerm.covers
+    num_rows: Tensor  # trajectories of the whole step
     old_logps_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "_MicroBatch":
@@ -149,20 +172,21 @@ class RLTrainer(StepTrainer):
         why = why_no_trees(model, args.device)
         if settings.shared_prefix and why:
             logger.warning("prompts are computed once per trajectory, not once per group: %s", why)
+        self.modes = ModeState(settings.entropy.start().coefficients if settings.entropy else ())
         super().__init__(
             model,
             args,
             _Windows(tasks, args, settings, size),
             optimizer_name=settings.optimizer,
             clock=Clock(max_seconds),
-            callbacks=callbacks,
+            callbacks=[self.modes, *callbacks],
             shared_prefix=settings.shared_prefix and why is None,
         )
         self.settings, self.tasks, self.rollout, self.reward = settings, tasks, rollout, reward
         self.pad_id, self.on_group = pad_id, on_group
         self._window: list[_MicroBatch] | None = None
-        self._totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum and count, by name
-        self._sums = torch.zeros(5, device=self.args.device)  # see batch_loss
+        self._tally = Tally()
+        self._covered: list[Tensor] = []  # this step's entropies, by term: (K, 2) sums and counts a micro-batch
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[_Draw]], num_batches: int, device: torch.device
@@ -180,8 +204,15 @@ class RLTrainer(StepTrainer):
     def _collect(self, draws: list[_Draw], device: torch.device) -> list[_MicroBatch]:
         """Roll out the tasks and make batches of what came back."""
         started, copies = time.monotonic(), range(self.settings.num_generations)
+        forced = self._num_forced()
         requests = [
-            RolloutRequest(draw.task, copy, stable_seed(self.args.seed, draw.place, draw.task.id, copy))
+            RolloutRequest(
+                draw.task,
+                copy,
+                stable_seed(self.args.seed, draw.place, draw.task.id, copy),
+                mode="think" if copy < forced else None,
+                trains_mode=True,
+            )
             for draw in draws
             for copy in copies
         ]
@@ -190,8 +221,13 @@ class RLTrainer(StepTrainer):
         if len(trajectories) != len(requests):
             raise ValueError(f"rollout gave {len(trajectories)} trajectories for {len(requests)} requests")
         rows = self._score(requests, trajectories)
-        self._count("rollout_s", time.monotonic() - started)
+        self._tally.add("rollout_s", time.monotonic() - started, 1)
         return self._micro_batches(rows, device)
+
+    def _num_forced(self) -> int:
+        """How many of a group's rollouts are made to think."""
+        guard, rate = self.settings.guard, self.modes.think_rate
+        return guard.copies if guard and rate is not None and rate < guard.below else 0
 
     def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[_Scored]:
         """Rewards and advantages; without what counts in no group."""
@@ -202,46 +238,58 @@ class RLTrainer(StepTrainer):
         advantages_B = group_advantages(totals_B, torch.tensor([i // size for i in kept]), self.settings.std)
         advantages = dict(zip(kept, advantages_B.tolist(), strict=True))
         for i in kept:
-            self._count_rollout(trajectories[i], rewards[i])
+            self._count(trajectories[i], rewards[i])
         for reason in StopReason:
-            self._count(f"stop/{reason}", *(float(t.stop is reason) for t in trajectories))
+            self._tally.extend(f"stop/{reason}", (float(t.stop is reason) for t in trajectories))
         learning = {i // size for i, advantage in advantages.items() if advantage}
-        self._count("learning_groups", *(float(g in learning) for g in range(len(trajectories) // size)))
+        self._tally.add("learning_groups", len(learning), len(trajectories) // size)
         if self.on_group:
             for start in range(0, len(trajectories), size):
                 group = Group(task_id=requests[start].task.id, trajectories=tuple(trajectories[start : start + size]))
                 self.on_group(self.state.global_step, group, rewards[start : start + size])
-        return [_Scored(**vars(token_row(trajectories[i])), advantage=advantages[i]) for i in kept]
+        return [_scored(trajectories[i], advantages[i], requests[i].mode is not None) for i in kept]
 
     def _micro_batches(self, rows: list[_Scored], device: torch.device) -> list[_MicroBatch]:
         """Tensors, with the denominators of the whole step over all processes; what teaches nothing is left out."""
         counts = [sum(row.tool_mask) for row in rows]
-        # Without advantage or entropy bonus a row has no gradient; one without a trained token never has.
-        bonus = self.settings.entropy_coef != 0.0
+        # Without advantage or entropy term a row has no gradient; one without a trained token never has.
+        bonus = self.settings.entropy is not None
         learning = [row for row, count in zip(rows, counts, strict=True) if count and (row.advantage or bonus)]
-        self._totals["computed_tokens"] = sum(sum(row.tool_mask) for row in learning), sum(counts)
+        self._tally.add("computed_tokens", sum(sum(row.tool_mask) for row in learning), sum(counts))
         pieces = (cut_trees if self.shared_prefix else cut_rows)(learning, self.settings.max_tokens)
-        mine = torch.tensor([[sum(counts), sum(map(bool, counts)), len(pieces)]], device=device)
-        every = cast(Tensor, self.accelerator.gather(mine))
-        num_tokens, num_rows = every[:, :2].sum(0).clamp(min=1).tolist()
+        chosen = [row.mode == "think" for row in rows if row.mode and not row.forced]
+        mine = [sum(counts), sum(map(bool, counts)), sum(chosen), len(chosen), len(pieces)]
+        every = cast(Tensor, self.accelerator.gather(torch.tensor([mine], device=device)))
+        num_tokens, num_rows, num_thinking, num_chosen, _ = every.sum(0).tolist()
+        if num_chosen:
+            self.modes.think_rate = num_thinking / num_chosen
         # All processes must take part in every forward, with nothing to train on if need be.
         nothing = _Scored((self.pad_id,), (self.pad_id,), (0,), (0.0,), 0.0)
-        pieces += [[nothing]] * (max(1, int(every[:, 2].max())) - len(pieces))
-        return [self._tensors(piece, num_tokens, num_rows).to(device) for piece in pieces]
+        pieces += [[nothing]] * (max(1, int(every[:, -1].max())) - len(pieces))
+        return [self._tensors(piece, max(1, num_tokens), max(1, num_rows)).to(device) for piece in pieces]
 
     def _tensors(self, rows: list[_Scored], num_tokens: int, num_rows: int) -> _MicroBatch:
         scored = tree_batch(rows) if self.shared_prefix else plain_batch(rows, self.pad_id)
         by_token = self.settings.mean == "token"
         weights = [1 / num_tokens if by_token else 1 / (max(1, sum(row.tool_mask)) * num_rows) for row in rows]
         logps = [logp for row in rows for logp, on in zip(row.old_logps, row.tool_mask, strict=True) if on]
-        advantages_R, weights_R = torch.tensor([row.advantage for row in rows]), torch.tensor(weights)
-        return _MicroBatch(scored, advantages_R[scored.row_N], weights_R[scored.row_N], torch.tensor(logps))
+        covers = self.settings.entropy.covers if self.settings.entropy else lambda *_: ()
+        covered = [covers(row.mode, row.well_formed, bool(row.tool_mask[0])) for row in rows]
+        return _MicroBatch(
+            scored,
+            advantages_N=torch.tensor([row.advantage for row in rows])[scored.row_N],
+            weights_N=torch.tensor(weights)[scored.row_N],
+            sampled_logps_N=torch.tensor(logps),
+            mode_R=torch.tensor([MODES.index(row.mode) if row.mode else -1 for row in rows]),
+            covered_KR=torch.tensor(covered).T,
+            num_rows=torch.tensor(num_rows),
+        )
 
     def batch_loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
         """Policy loss and entropy bonus of one micro-batch, a part of the step's sum."""
         s = self.settings
         logps_N, entropy_N = model(
-            scored=batch.scored, temperature=s.temperature, entropy_gradient=s.entropy_coef != 0.0
+            scored=batch.scored, temperature=s.temperature, entropy_gradient=any(self.modes.coefficients)
         )
         if s.iterations > 1 and batch.old_logps_N is None:
             batch.old_logps_N = logps_N.detach()
@@ -254,46 +302,68 @@ class RLTrainer(StepTrainer):
             clip_low=s.clip_low,
             clip_high=s.clip_high,
         )
-        if s.entropy_coef:
-            loss = loss - s.entropy_coef * (batch.weights_N * entropy_N).sum()
         known_N = batch.sampled_logps_N != 0
         gap = ((old_logps_N - batch.sampled_logps_N).abs() * known_N).sum()
-        num_tokens = logps_N.new_tensor(len(logps_N))
-        self._sums += torch.stack([entropy_N.detach().sum(), metrics["clipped"], num_tokens, gap, known_N.sum()])
+        self._tally.add("logp_gap", gap, known_N.sum())
+        self._tally.add("clip_fraction", metrics["clipped"], len(logps_N))
+        self._tally.add("entropy", entropy_N.detach().sum(), len(logps_N))
+        return loss - self._bonus(batch, entropy_N)
+
+    def _bonus(self, batch: _MicroBatch, entropy_N: Tensor) -> Tensor | float:
+        """The entropy bonus of a micro-batch; notes the entropies by mode and by term."""
+        mean_R, first_R = trajectory_entropies(entropy_N, batch.scored.row_N, len(batch.mode_R))
+        for i, mode in enumerate(MODES):
+            of_mode_R = batch.mode_R == i
+            self._tally.add(f"{mode}/entropy", (mean_R.detach() * of_mode_R).sum(), of_mode_R.sum())
+        chosen_R = batch.mode_R >= 0
+        self._tally.add("mode_entropy", (first_R.detach() * chosen_R).sum(), chosen_R.sum())
+        control = self.settings.entropy
+        if control is None:
+            return 0.0
+        state = EntropyState(self.modes.coefficients)
+        bonus, sums = entropy_bonus(control, state, mean_R=mean_R, first_R=first_R, covered_KR=batch.covered_KR)
+        for k, term in enumerate(control.terms):
+            self._tally.add(f"entropy_mean/{term.name}", sums["entropy"][k], sums["covered"][k])
+            self._tally.add(f"entropy_gate/{term.name}", sums["open"][k], sums["covered"][k])
+        self._covered.append(torch.stack((sums["entropy"], sums["covered"])))
+        return bonus / batch.num_rows
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The gradient of a step; then the entropy coefficients move."""
+        loss = super().training_step(*args, **kwargs)
+        if control := self.settings.entropy:
+            for term, coefficient in zip(control.terms, self.modes.coefficients, strict=True):
+                self._tally.add(f"entropy_coef/{term.name}", coefficient, 1)
+            if control.adapts:
+                sums, counts = self.summed(torch.stack(self._covered).sum(0)).tolist()
+                state = control.advance(EntropyState(self.modes.coefficients), sums, counts)
+                self.modes.coefficients = state.coefficients
+            self._covered.clear()
         return loss
 
-    def _count(self, name: str, *values: float) -> None:
-        total = self._totals[name]
-        self._totals[name] = (total[0] + sum(values), total[1] + len(values))
-
-    def _count_rollout(self, trajectory: Trajectory, reward: RewardBreakdown) -> None:
-        self._count("reward", reward.total)
-        self._count("completion_tokens", trajectory.num_sampled)
-        for term in reward.terms:
-            self._count(f"reward/{term.name}", term.value)
+    def _count(self, trajectory: Trajectory, reward: RewardBreakdown) -> None:
+        terms = {term.name: term.value for term in reward.terms}
+        numbers = {"reward": reward.total, "completion_tokens": trajectory.num_sampled}
+        numbers |= {f"reward/{name}": value for name, value in terms.items()}
+        if mode := trajectory.mode:
+            by_mode = {"reward": reward.total, "tokens": trajectory.num_sampled, **terms}
+            numbers |= {f"{mode}/{name}": value for name, value in by_mode.items()}
+        for name, value in numbers.items():
+            self._tally.add(name, value, 1)
 
     def metrics(self) -> dict[str, float]:
         """Means since the last log line: rewards and stop reasons over trajectories, the rest over computed tokens.
 
         "learning_groups" is the share of groups whose rewards differ at all. "computed_tokens" is the share of trained
-        tokens that went through the model: where there is no entropy bonus, those whose advantage is not 0. "logp_gap"
-        is the mean |log p when sampled - log p now| before the first update on it: far above rounding it means that
-        rollouts are not sampled from this model, at this temperature, on these ids.
+        tokens that went through the model: without entropy terms, those whose advantage is not 0. "logp_gap" is the
+        mean |log p when sampled - log p now| before the first update on it: far above rounding it means that rollouts
+        are not sampled from this model, at this temperature, on these ids.
+
+        Where trajectories have modes: "think_rate", among those that chose their mode themselves; "think/…" and
+        "no_think/…", each reward term, tokens and entropy over the trajectories of a mode; "mode_entropy", of the mode
+        token. By entropy term: "entropy_coef/…", "entropy_mean/…" (of what it covers), "entropy_gate/…" (share open).
         """
-        entropy, clipped, num_tokens, gap, num_known = self._sums.tolist()
-        local = {
-            **self._totals,
-            "entropy": (entropy, num_tokens),
-            "clip_fraction": (clipped, num_tokens),
-            "logp_gap": (gap, num_known),
-        }
-        self._sums.zero_()
-        self._totals.clear()
-        merged: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-        for part in gather_object([local]):
-            for name, (total, count) in part.items():
-                merged[name] = (merged[name][0] + total, merged[name][1] + count)
-        return {name: total / count for name, (total, count) in merged.items() if count}
+        return self._tally.means()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Within a checkpoint also the window in use; it comes before the state file, which marks it complete."""
@@ -305,6 +375,12 @@ class RLTrainer(StepTrainer):
 
     def _window_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"window_{self.args.process_index}.pt"
+
+
+def _scored(trajectory: Trajectory, advantage: float, forced: bool) -> _Scored:
+    well_formed = not any(turn.problems for turn in trajectory.turns)
+    row = token_row(trajectory)
+    return _Scored(**vars(row), advantage=advantage, mode=trajectory.mode, forced=forced, well_formed=well_formed)
 
 
 def _check(args: TrainingArguments, settings: RLSettings, tasks: Sequence[Task]) -> None:

@@ -1,0 +1,1 @@
+"""AutoTool: think only where it pays (arXiv 2603.13348)."""
