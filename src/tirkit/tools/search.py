@@ -1,5 +1,7 @@
 """The search tool: a query in, the passages that fit it best out, from a corpus here or an endpoint elsewhere."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +13,6 @@ from pydantic import ValidationError
 
 from tirkit.tools.lines import convert_records, parse_as, read_records
 from tirkit.tools.remote import post
-from tirkit.tools.retrieve import words
 from tirkit.tools.worker import Answer, TransientToolError, clip
 from tirkit.types import Record, ToolSchema, UserError
 
@@ -24,6 +25,9 @@ SEARCH_SCHEMA = ToolSchema(
         "required": ["query"],
     },
 )
+
+
+_WORD = re.compile(r"\w+")
 
 
 class SearchError(UserError):
@@ -82,7 +86,7 @@ class Bm25Searcher:
             raise SearchError("there is no passage to search; give a corpus that holds some")
         self.passages = tuple(passages)
         self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        self._index.index([words(f"{one.title} {one.text}") for one in passages], show_progress=False)
+        self._index.index([terms(f"{one.title} {one.text}") for one in passages], show_progress=False)
 
     @classmethod
     def load(cls, path: Path) -> "Bm25Searcher":
@@ -101,12 +105,22 @@ class Bm25Searcher:
 
     def search(self, query: str, k: int) -> list[Passage]:
         """See Searcher."""
-        known = [word for word in words(query) if word in self._index.vocab_dict]
+        known = [word for word in terms(query) if word in self._index.vocab_dict]
         if not known:
             return []
         scores = self._index.get_scores(known)
         best = np.argsort(-scores, kind="stable")[:k]
         return [self.passages[i] for i in best if scores[i] > 0]
+
+
+def terms(text: str) -> list[str]:
+    """The words that are compared: case and accents left out.
+
+    >>> terms("Sancho Ramírez's ŁÓDŹ, Ægir 2")
+    ['sancho', 'ramirez', 's', 'łodz', 'ægir', '2']
+    """
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return _WORD.findall("".join(c for c in letters if not unicodedata.combining(c)))
 
 
 class RemoteSearcher:
@@ -117,12 +131,13 @@ class RemoteSearcher:
     """
 
     def __init__(self, url: str, timeout_s: float = 10.0, client: httpx.Client | None = None) -> None:
-        self.url = url
+        self.url, self.timeout_s = url, timeout_s
         self._client = client or httpx.Client(timeout=timeout_s)
 
     def search(self, query: str, k: int) -> list[Passage]:
         """See Searcher."""
-        return list(_read(post(self._client, self.url, {"query": query, "k": k})).passages[:k])
+        body = post(self._client, self.url, {"query": query, "k": k}, within_s=self.timeout_s)
+        return list(_read(body).passages[:k])
 
 
 def _read(body: str) -> Passages:
