@@ -88,7 +88,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders; the first holds the report", show_default=False)],
 ) -> None:
     """Write the HTML report of one run, or of several side by side."""
-    from tirkit.pipeline.compare import report_runs
+    from tirkit.pipeline.report import report_runs
 
     out.print(f"report: {report_runs(runs, runs[0] / 'report')}")
 
@@ -96,12 +96,14 @@ def report(
 @app.command()
 def inspect(
     run_folder: Run,
-    records: Annotated[str, typer.Option(help="which trajectories: test, synthesise, rl")] = "test",
+    records: Annotated[
+        str, typer.Option(help="which: test, synthesise, candidates, repairs (original beside repaired), rl")
+    ] = "test",
     count: Annotated[int, typer.Option(help="how many")] = 3,
     task: Annotated[str, typer.Option(help="only of this task id")] = "",
 ) -> None:
     """Show trajectories in the terminal, each token coloured by its mask: prompt, trained, not trained."""
-    from tirkit.pipeline.run import inspect_run
+    from tirkit.pipeline.inspect import inspect_run
 
     for item in inspect_run(run_folder, records, count, task):
         out.print(item)
@@ -130,6 +132,19 @@ def serve(
     from tirkit.pipeline.serve import serve_model
 
     serve_model(source, stage, scripted, host, port)
+
+
+@app.command()
+def export(
+    run_folder: Run,
+    out_folder: Annotated[Path, typer.Option("--out", help="the folder to make", show_default=False)],
+    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+) -> None:
+    """Export a run's model as a plain Hugging Face folder: chat template, tools, vLLM parser, model card."""
+    from tirkit.pipeline.export import export_run
+
+    export_run(run_folder, out_folder, stage)
+    out.print(f"exported: {out_folder}")
 
 
 @tools_app.command()

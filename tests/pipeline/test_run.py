@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.pipeline.compare import ArmFailedError, compare_arms
-from tirkit.pipeline.run import STAGES, evaluate_run, inspect_run, run_stages
+from tirkit.pipeline.inspect import inspect_run
+from tirkit.pipeline.run import STAGES, evaluate_run, run_stages
 from tirkit.store import RunFolder, StoreError
 from tirkit.types import Trajectory
 

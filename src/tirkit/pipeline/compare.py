@@ -6,30 +6,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
 
 from tirkit.config import ConfigError, arm_names, load_config
-from tirkit.evaluation.charts import Curve, Panel
 from tirkit.evaluation.metrics import summarise
-from tirkit.evaluation.report import Example, ReportData, Table, write_report
-from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
+from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.terminal import arms_table, duration
-from tirkit.pipeline.sources import load_tokenizer
-from tirkit.store import RunFolder, StageMark, write_atomic
-from tirkit.text.index import build_index
-from tirkit.text.masks import coloured, token_row
-from tirkit.text.render import Renderer
-from tirkit.types import ToolSchema, Trajectory, UserError
+from tirkit.pipeline.context import STAGE_ORDER
+from tirkit.pipeline.report import report_runs, results_of
+from tirkit.store import RunFolder, write_atomic
+from tirkit.types import UserError
 
 METHOD = "method"
-TRAINED = ("internalise", "warmup", "rl")
-STAGES_SHOWN = ("prepare", "internalise", "synthesise", "warmup", "rl", "evaluate")
 LINES_OF_A_FAILURE = 15
 
 
@@ -69,7 +62,7 @@ def compare_arms(
         raise ArmFailedError(f"{len(failed)} of {len(runs)} runs failed; {log} ends with\n{tail}")
     path = report_runs(folders, out / "report")
     write_atomic(out / "summary.json", summary(folders))
-    console.print(arms_table(_results(folders)))
+    console.print(arms_table(results_of(folders)))
     console.print(f"{len(runs)} runs in {duration(time.monotonic() - started)}")
     console.print(f"report: {path}", soft_wrap=True)
     console.print("Next:", _next_steps(config, folders[0]), sep="\n", markup=False, highlight=False, soft_wrap=True)
@@ -109,7 +102,7 @@ def summary(folders: Sequence[Path]) -> str:
     runs: list[dict[str, Any]] = []
     for folder in folders:
         run = RunFolder.read(folder)
-        marks = [mark for stage in STAGES_SHOWN if (mark := run.mark(stage)) is not None]
+        marks = [mark for stage in STAGE_ORDER[:-1] if (mark := run.mark(stage)) is not None]
         results = {
             result.stage: {
                 group: {name: value.model_dump() for name, value in metrics.items()}
@@ -137,108 +130,3 @@ class _Show:
     def __call__(self, name: str, line: str) -> None:
         with self._lock:
             self.console.print(f"{name:<{self.width}} │ {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-def report_runs(folders: Sequence[Path], out: Path) -> Path:
-    """Write one report of several runs, the method's first; returns the page's path."""
-    transformers_logging.disable_progress_bar()
-    runs = [RunFolder.read(folder) for folder in folders]
-    first = runs[0]
-    config = first.manifest.config
-    seeds = sorted({run.manifest.seed for run in runs})
-    data = ReportData(
-        title=f"tirkit: {config.name}",
-        intro="What the arms reach on the same test questions, how they got there, and one attempt token by token.",
-        facts=(
-            ("arms", ", ".join(dict.fromkeys(run.manifest.config.name for run in runs))),
-            ("seeds", ", ".join(map(str, seeds))),
-            ("code", first.manifest.git_rev),
-            ("machine", first.manifest.machine),
-        ),
-        arms=tuple(_results(folders)),
-        panels=tuple(_panels(runs)),
-        knowledge=tuple(_knowledge(first)),
-        examples=tuple(_examples(first)),
-        tables=tuple(table for table in (_general_table(first), _stage_table(runs)) if table.rows),
-        config=config.model_dump_json(indent=2),
-    )
-    return write_report(out, data)
-
-
-def _results(folders: Iterable[Path]) -> list[EvaluationResult]:
-    """Test results, the last stage's under the arm's name and earlier ones marked with their stage."""
-    found: list[EvaluationResult] = []
-    for folder in folders:
-        *earlier, last = list(RunFolder.read(folder).read_records("test_results", EvaluationResult)) or [None]
-        if last is not None:
-            found += [last, *(r.model_copy(update={"arm": f"{r.arm}, after {r.stage}"}) for r in earlier if r)]
-    return found
-
-
-def _panels(runs: Sequence[RunFolder]) -> Iterable[Panel]:
-    """Loss of each training stage, and reward, success and entropy of RL, one curve a run."""
-    for stage, key, label in (
-        ("internalise", "loss", "loss"),
-        ("internalise", "loss_recall", "recall loss"),
-        ("warmup", "loss", "loss"),
-        ("rl", "reward", "reward"),
-        ("rl", "entropy", "entropy (nats per token)"),
-    ):
-        curves = [curve for run in runs if (mark := run.mark(stage)) and (curve := _curve(run, mark, key))]
-        if curves:
-            yield Panel(title=f"{stage}: {label}", curves=tuple(curves), y_label=label)
-
-
-def _curve(run: RunFolder, mark: StageMark, key: str) -> Curve | None:
-    lines: Any = mark.facts.get("curve", [])
-    points: list[Mapping[str, float]] = [line for line in lines if isinstance(line.get(key), int | float)]
-    if not points:
-        return None
-    x, y = zip(*((float(point["step"]), float(point[key])) for point in points), strict=True)
-    return Curve(name=f"{run.manifest.config.name}, seed {run.manifest.seed}", x=x, y=y)
-
-
-def _knowledge(run: RunFolder) -> Iterable[KnowledgeResult]:
-    for stage in TRAINED:
-        yield from run.read_records(f"knowledge_{stage}", KnowledgeResult)
-
-
-def _examples(run: RunFolder) -> Iterable[Example]:
-    """Two test attempts of the last stage, as spans."""
-    stage = next((s for s in reversed(TRAINED) if run.records(f"test_{s}").exists()), "")
-    if not stage:
-        return
-    tokenizer = load_tokenizer(run.model(stage))
-    tools = tuple(run.read_records("catalogue", ToolSchema))
-    kind = run.manifest.config.catalogue.indexing
-    renderer = Renderer(tokenizer, None if kind == "none" else build_index(tools, kind))
-    attempts = [t for t in run.read_records(f"test_{stage}", Trajectory) if t.turns]
-    longest = sorted(attempts, key=lambda t: -len(t.turns))[:1]
-    for trajectory in [*longest, *attempts[:1]]:
-        spans = tuple(coloured(token_row(trajectory), renderer.decode_all))
-        yield Example(title=trajectory.task_id, spans=spans, facts=(("stopped", str(trajectory.stop)),))
-
-
-def _general_table(run: RunFolder) -> Table:
-    """What the first run has forgotten of the base model's own tasks, phase by phase."""
-    rows: list[tuple[str, ...]] = []
-    head: tuple[str, ...] = ()
-    for stage in ("prepare", *TRAINED):
-        mark = run.mark(stage)
-        skills: Any = mark.facts.get("general") if mark else None
-        if skills:
-            head = ("after", *skills)
-            rows.append((stage, *(f"{100 * value:.0f}" for value in skills.values())))
-    title = "The base model's own tasks (% exact, test phrasing)"
-    return Table(title=title, head=head, rows=tuple(rows), note=f"{run.manifest.config.name}; 50 items a skill")
-
-
-def _stage_table(runs: Sequence[RunFolder]) -> Table:
-    """Seconds of every stage of every run, and of training alone."""
-    rows: list[tuple[str, ...]] = []
-    for run in runs:
-        marks = [mark for stage in STAGES_SHOWN if (mark := run.mark(stage)) is not None]
-        times = ", ".join(f"{mark.stage} {duration(mark.duration_s)}" for mark in marks)
-        total = duration(sum(mark.duration_s for mark in marks))
-        rows.append((f"{run.manifest.config.name}, seed {run.manifest.seed}", total, times))
-    return Table(title="Time", head=("run", "total", "stages"), rows=tuple(rows), note="wall clock, m:ss")

@@ -13,7 +13,7 @@ from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
-from tirkit.pipeline.sources import SPLITS, Sources, load_folder, load_sources, stored_sources
+from tirkit.pipeline.sources import SPLITS, Sources, load_folder, load_sources, load_tokenizer, stored_sources
 from tirkit.rollout.allow import AllOf, Constraint, SelectionAutomaton
 from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.rollout.loop import Prompts, RolloutSettings, rollout
@@ -28,7 +28,21 @@ from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Task, ToolSchema, Trajectory
 
-MODEL_STAGES = ("prepare", "internalise", "warmup", "rl")
+STAGE_ORDER = (
+    "prepare",
+    "internalise",
+    "synthesise",
+    "warmup",
+    "candidates",
+    "repair",
+    "pairs",
+    "finetune",
+    "reward_model",
+    "rl",
+    "evaluate",
+    "report",
+)
+MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl")  # those that leave a model of tasks
 
 
 @dataclass
@@ -125,6 +139,17 @@ class Context:
         """Training questions of phase 3: those kept for it, else all."""
         return self.train_tasks[-self.config.tasks.num_rl :]  # [-0:] is all
 
+    @property
+    def candidate_tasks(self) -> dict[str, Task]:
+        """The questions AutoTraj's candidates are attempts at, by id: a log's, else RL's or the first so many of them.
+
+        Phases 1 and 2 have not been trained on them where some are kept for RL.
+        """
+        config = self.config.candidates
+        logged = self.folder.read_records("tasks_candidates", Task) if config.log else None
+        tasks = self.rl_tasks[: config.num_tasks or None] if logged is None else logged
+        return {task.id: task for task in tasks}
+
     @cached_property
     def prompts(self) -> Prompts:
         """Which documents stand in a task's prompt."""
@@ -137,16 +162,24 @@ class Context:
 
     def stage_before(self, stage: str) -> str:
         """The newest enabled stage before `stage` that leaves a model."""
-        earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)] if stage in MODEL_STAGES else MODEL_STAGES
-        return next(name for name in reversed(earlier) if self.enabled(name))
+        earlier = STAGE_ORDER[: STAGE_ORDER.index(stage)]
+        return next(name for name in reversed(earlier) if name in MODEL_STAGES and self.enabled(name))
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The run's rendering, which no stage after `prepare` changes."""
+        return Renderer(load_tokenizer(self.folder.model("prepare")), self.index)
+
+    @property
+    def device(self) -> str:
+        """Where models are."""
+        device = self.config.model.device
+        return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
     def load(self, stage: str) -> Loaded:
         """The model that `stage` left."""
         model, tokenizer = load_folder(self.folder.model(stage))
-        device = self.config.model.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)  # pyright: ignore[reportArgumentType]
+        model.to(self.device)  # pyright: ignore[reportArgumentType]
         return Loaded(model, tokenizer, Renderer(tokenizer, self.index))
 
     def save(self, loaded: Loaded, stage: str) -> None:
@@ -191,12 +224,12 @@ class Context:
             parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, self.dialect, self.sources.tools))
         return parts
 
-    def rollout(self, loaded: Loaded, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
+    def rollout(self, renderer: Renderer, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
         """The tool loop, ready to be given requests."""
         return partial(
             rollout,
             policy=policy,
-            renderer=loaded.renderer,
+            renderer=renderer,
             dialect=self.dialect,
             tools=self.tools,
             toolbox=self.toolbox,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tirkit.config import RunConfig, TrainConfig
+from tirkit.config import EndpointSection, RunConfig, TrainConfig
 from tirkit.evaluation.terminal import Progress, duration
 from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline.context import Context, Loaded
@@ -38,6 +38,15 @@ class StagePlan:
     tokens: float
     seconds: float
     endpoint_tokens: tuple[float, float] = (0.0, 0.0)
+    prices: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Training questions of phases 1 and 2, and those that candidates are sampled on."""
+
+    supervised: int
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,12 @@ def plan_run(config: RunConfig) -> RenderableType:
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(config, RunFolder.open(Path(folder), config), Progress())
         loaded, parameters = _model(ctx)
-        num_train = len(ctx.sft_tasks)
+        counts = Counts(len(ctx.sft_tasks), len(ctx.rl_tasks[: config.candidates.num_tasks or None]))
         ctx = _with_few_tasks(ctx)
         parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, use_tasks(ctx))
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
         speed = _measured(ctx, loaded.model, rows) if loaded.model.device.type != "meta" else _estimated(parameters)
-        stages = _stages(ctx, rows, speed, num_train)
+        stages = _stages(ctx, rows, speed, counts)
         ctx.folder.close()
     return _table(config, stages, speed, parameters)
 
@@ -128,25 +137,90 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed, num_train: int) -> list[StagePlan]:
+def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed, counts: Counts) -> list[StagePlan]:
     config, (length, trained) = ctx.config, _lengths(rows)
-    plans: list[StagePlan] = []
-    if config.internalise.enabled:
-        plans.append(_training("internalise", config.internalise, length, speed))
-    if config.synthesise.enabled:
-        plans.append(_synthesis(ctx, length, trained, num_train))
-    if config.warmup.enabled:
-        plans.append(_training("warmup", config.warmup, length, speed))
-    if config.rl.enabled:
-        attempts = config.rl.steps * config.rl.batch_size * config.rl.num_generations
-        tokens = attempts * (length + trained)
-        seconds = attempts * (trained / speed.generate + length / speed.train)
-        plans.append(StagePlan("rl", f"{config.rl.steps} steps, {attempts} attempts", tokens, seconds))
-    if config.evaluate.enabled:
-        tests = len(ctx.sources.tasks["test"]) * (2 if config.rl.enabled else 1)
-        seconds = tests * (trained / speed.generate + length / (3 * speed.train))
-        plans.append(StagePlan("evaluate", f"{tests} attempts", tests * length, seconds))
-    return plans
+    work = _Work(length, trained, speed, mean(len(tool.model_dump_json()) for tool in ctx.sources.tools) / 4)
+    made = {
+        "internalise": lambda: _training("internalise", config.internalise, length, speed),
+        "synthesise": lambda: _synthesis(config, work, counts),
+        "warmup": lambda: _training("warmup", config.warmup, length, speed),
+        "candidates": lambda: _candidates(config, work, counts),
+        "repair": lambda: _repair(config, work, counts),
+        "finetune": lambda: _training("finetune", config.finetune, length, speed),
+        "reward_model": lambda: _reward_model(config, work, counts),
+        "rl": lambda: _rl(config, work),
+        "evaluate": lambda: _evaluation(config, work, len(ctx.sources.tasks["test"])),
+    }
+    return [make() for stage, make in made.items() if ctx.enabled(stage)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A row's mean tokens and trained tokens, the speed, and the mean tokens of a tool's document."""
+
+    length: float
+    trained: float
+    speed: Speed
+    document: float
+
+    def attempts(self, stage: str, said: str, number: float) -> StagePlan:
+        """Attempts by the run's own model."""
+        seconds = number * (self.trained / self.speed.generate + self.length / (3 * self.speed.train))
+        return StagePlan(stage, said, number * self.length, seconds)
+
+    def requests(self, stage: str, said: str, number: float, documents: int, section: EndpointSection) -> StagePlan:
+        """Attempts by an endpoint, of about two turns each; every document stands in the prompt of each of them."""
+        return StagePlan(
+            stage,
+            said,
+            number * self.length,
+            number * 2 * section.seconds_a_request / section.concurrency,
+            (number * 2 * (documents * self.document + self.length), number * self.trained),
+            (section.price_in, section.price_out),
+        )
+
+
+def _candidates(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
+    c = config.candidates
+    if c.log:
+        return StagePlan("candidates", f"read from {c.log}", 0, 0)
+    attempts = counts.candidates * c.samples
+    if c.policy == "model":
+        return work.attempts("candidates", f"{attempts} attempts", attempts)
+    return work.requests("candidates", f"{attempts} attempts by {c.policy}", attempts, _shown(config), c)
+
+
+def _repair(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
+    """The worst case, for which a budget should be made: nobody knows yet how many attempts are poor or wrong."""
+    r = config.repair
+    attempts = counts.candidates * config.candidates.samples * (1 if r.repairer == "rules" else 1 + r.retries)
+    said = f"at most {attempts} attempts by {r.repairer}"
+    if r.repairer in ("rules", "scripted"):
+        return StagePlan("repair", said, attempts * work.length, attempts * 0.01)
+    return work.requests("repair", said, attempts, _shown(config), r)
+
+
+def _reward_model(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
+    pairs = counts.candidates * min(config.candidates.samples, config.pairs.max_per_query)
+    tokens = 2 * pairs * config.reward_model.epochs * work.length
+    return StagePlan("reward_model", f"about {pairs} pairs at most", tokens, tokens / work.speed.train)
+
+
+def _rl(config: RunConfig, work: _Work) -> StagePlan:
+    attempts = config.rl.steps * config.rl.batch_size * config.rl.num_generations
+    seconds = attempts * (work.trained / work.speed.generate + work.length / work.speed.train)
+    said = f"{config.rl.steps} steps, {attempts} attempts"
+    return StagePlan("rl", said, attempts * (work.length + work.trained), seconds)
+
+
+def _evaluation(config: RunConfig, work: _Work, num_test: int) -> StagePlan:
+    tests = num_test * (1 + config.rl.enabled + config.finetune.enabled)
+    return work.attempts("evaluate", f"{tests} attempts", tests)
+
+
+def _shown(config: RunConfig) -> int:
+    """Documents in a prompt."""
+    return config.rollout.retrieve_k if config.rollout.prompt == "retrieve" else config.synthesise.num_candidates
 
 
 def _training(stage: str, section: TrainConfig, length: float, speed: Speed) -> StagePlan:
@@ -155,20 +229,12 @@ def _training(stage: str, section: TrainConfig, length: float, speed: Speed) -> 
     return StagePlan(stage, work, tokens, tokens / speed.train)
 
 
-def _synthesis(ctx: Context, length: float, trained: float, num_train: int) -> StagePlan:
-    s = ctx.config.synthesise
-    attempts = num_train * s.num_samples
+def _synthesis(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
+    s = config.synthesise
+    attempts = counts.supervised * s.num_samples
     if s.teacher == "scripted":
-        return StagePlan("synthesise", f"{attempts} attempts, scripted", attempts * length, attempts * 0.01)
-    # Every candidate's document stands in the prompt of each of the (about two) turns.
-    documents = s.num_candidates * mean(len(tool.model_dump_json()) for tool in ctx.sources.tools) / 4
-    return StagePlan(
-        "synthesise",
-        f"{attempts} attempts by {s.teacher}",
-        attempts * length,
-        attempts * 2 * s.seconds_a_request / s.concurrency,
-        (attempts * 2 * (documents + length), attempts * trained),
-    )
+        return StagePlan("synthesise", f"{attempts} attempts, scripted", attempts * work.length, attempts * 0.01)
+    return work.requests("synthesise", f"{attempts} attempts by {s.teacher}", attempts, s.num_candidates, s)
 
 
 def _table(config: RunConfig, stages: Sequence[StagePlan], speed: Speed, parameters: int) -> RenderableType:
@@ -177,7 +243,7 @@ def _table(config: RunConfig, stages: Sequence[StagePlan], speed: Speed, paramet
         table.add_column(head, justify="left" if head in ("stage", "work") else "right")
     for plan in stages:
         read, written = plan.endpoint_tokens
-        cost = (read * config.synthesise.price_in + written * config.synthesise.price_out) / 1e6
+        cost = (read * plan.prices[0] + written * plan.prices[1]) / 1e6
         money = f"{read + written:,.0f} tokens, {cost:,.2f}" if read else "–"
         table.add_row(plan.stage, plan.work, f"{plan.tokens:,.0f}", duration(plan.seconds), money)
     total = duration(sum(plan.seconds for plan in stages))
@@ -186,6 +252,6 @@ def _table(config: RunConfig, stages: Sequence[StagePlan], speed: Speed, paramet
         f"memory: about {parameters * BYTES_A_PARAMETER / 2**30:.2f} GiB for weights, gradients and optimiser, "
         "activations on top",
         f"speed: {speed.train:,.0f} tokens/s training, {speed.generate:,.0f} tokens/s decoding, {speed.source}",
-        "cost: prices are synthesise.price_in and price_out, per million tokens",
+        "cost: by price_in and price_out of the stage's section, per million tokens",
     )
     return Group(table, *(Text(line, "dim") for line in lines))

@@ -11,23 +11,26 @@ from transformers.utils import logging as transformers_logging
 
 from tirkit.config import ConfigError, RunConfig
 from tirkit.evaluation.run import EvaluationResult, evaluate
-from tirkit.evaluation.terminal import Progress, arms_table, duration, render_trajectory
+from tirkit.evaluation.terminal import Progress, arms_table, duration
+from tirkit.methods.autotraj.prompts import Templates
 from tirkit.methods.tinr.think import ThinkSettings, warm_up
 from tirkit.methods.tinr.tokens import grow_vocabulary
-from tirkit.pipeline.compare import report_runs
+from tirkit.pipeline.autotraj import candidates, finetune, pairs, repair, reward_model
 from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
-from tirkit.pipeline.sources import SPLITS, load_model, load_tokenizer
-from tirkit.pipeline.teacher import check_teacher, make_teacher
-from tirkit.pipeline.train import Facts, general_skills, internalise, reinforce, warmup
+from tirkit.pipeline.policies import check_key, make_teacher
+from tirkit.pipeline.reinforce import reinforce
+from tirkit.pipeline.report import report_runs
+from tirkit.pipeline.sources import SPLITS, load_model
+from tirkit.pipeline.train import Facts, general_skills, internalise, warmup
 from tirkit.rollout.endpoint import EndpointPolicy
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.rollout.policy import RolloutError
 from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
-from tirkit.text.masks import coloured
 from tirkit.text.render import Renderer
 from tirkit.tools.questions import load_tasks
-from tirkit.types import Group, Record, Task, Trajectory
+from tirkit.training.reward_model import check_trl
+from tirkit.types import Record, Task, Trajectory
 
 CHUNK = 64  # questions between two writes of a long stage
 
@@ -56,7 +59,7 @@ def prepare(ctx: Context) -> Facts:
     return {
         "tools": len(sources.tools),
         "seen_tools": len(sources.seen),
-        "bad_lines": len(sources.issues),
+        "issues": len(sources.issues),
         "parameters": model.num_parameters(),
         "rows_before": growth.rows_before,
         "rows_after": growth.rows_after,
@@ -79,8 +82,11 @@ def _check_early(ctx: Context) -> None:
             f"{ctx.config.tasks.path}: {len(executed)} questions want their calls executed (first: {executed[0]!r}), "
             'and nothing here can run these tools: add "calls_only": true to them'
         )
-    if ctx.enabled("synthesise") and ctx.enabled("warmup"):
-        check_teacher(ctx.config.synthesise)
+    check_key(ctx.config)
+    if ctx.enabled("repair"):
+        Templates(Path(ctx.config.repair.templates) if ctx.config.repair.templates else None)
+    if ctx.enabled("reward_model"):
+        check_trl()
 
 
 def synthesise(ctx: Context) -> Facts:
@@ -116,13 +122,8 @@ def synthesise(ctx: Context) -> Facts:
 
 
 def test(ctx: Context) -> Facts:
-    """The test questions, asked of the last model, and of the one before RL so that RL's part can be told."""
-    last = ctx.stage_before("evaluate")
-    rl = ctx.folder.mark("rl")
-    if rl is not None and rl.facts.get("skipped"):
-        last = ctx.stage_before("rl")
-    stages = ["warmup", "rl"] if last == "rl" and ctx.enabled("warmup") else [last]
-    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in stages]
+    """The test questions, asked of every model that `tested` names."""
+    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in tested(ctx)]
     ctx.folder.write_records("test_results", results)
     facts: Facts = {}
     for result in results:
@@ -132,12 +133,21 @@ def test(ctx: Context) -> Facts:
     return facts
 
 
+def tested(ctx: Context) -> list[str]:
+    """The stages whose models are tested: the last one, and those before fine-tuning and RL, whose part shows so."""
+    rl = ctx.folder.mark("rl")
+    skipped = rl is not None and bool(rl.facts.get("skipped"))
+    steps = [stage for stage in ("finetune", "rl") if ctx.enabled(stage) and not (stage == "rl" and skipped)]
+    last = ctx.stage_before("rl" if skipped else "evaluate")
+    return list(dict.fromkeys([*map(ctx.stage_before, steps), last]))
+
+
 def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, records: str = "") -> EvaluationResult:
     """One greedy attempt a question; stored as they come, so that an interrupted evaluation goes on."""
     name = records or f"test_{stage}"
     return evaluate(
         tasks,
-        ctx.rollout(loaded, ctx.policy(loaded, 0.0)),
+        ctx.rollout(loaded.renderer, ctx.policy(loaded, 0.0)),
         arm=ctx.config.name,
         seen=ctx.sources.seen,
         stage=stage,
@@ -158,6 +168,11 @@ STAGES: dict[str, Callable[[Context], Facts]] = {
     "internalise": internalise,
     "synthesise": synthesise,
     "warmup": warmup,
+    "candidates": candidates,
+    "repair": repair,
+    "pairs": pairs,
+    "finetune": finetune,
+    "reward_model": reward_model,
     "rl": reinforce,
     "evaluate": test,
     "report": report,
@@ -233,7 +248,7 @@ def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, li
     with ctx.progress:
         result = evaluate(
             tasks,
-            ctx.rollout(model, ctx.policy(model, 0.0)),
+            ctx.rollout(model.renderer, ctx.policy(model, 0.0)),
             arm=f"{ctx.config.name} ({stage})",
             seen=ctx.sources.seen,
             stage=stage,
@@ -241,28 +256,3 @@ def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, li
             progress=ctx.progress.stage("evaluate"),
         )
     return arms_table([result], f"{len(tasks)} questions")
-
-
-def inspect_run(root: Path, records: str, count: int, task_id: str) -> list[RenderableType]:
-    """Trajectories of a run, coloured by mask. `records`: test, synthesise or rl."""
-    ctx = open_run(root)
-    stage = next((name for name in reversed(MODEL_STAGES) if ctx.folder.mark(name) is not None), "")
-    if not stage:
-        raise ConfigError(f"{root} has no complete stage yet: nothing to look at")
-    renderer = Renderer(load_tokenizer(ctx.folder.model(stage)), ctx.index)
-    tasks = {task.id: task for split in SPLITS for task in ctx.folder.read_records(f"tasks_{split}", Task)}
-    if records == "rl":
-        found = [t for group in ctx.folder.read_records("rl", Group) for t in group.trajectories]
-    else:
-        name = {"test": f"test_{stage}", "synthesise": "synthesis"}.get(records, records)
-        found = list(ctx.folder.read_records(name, Trajectory))
-    chosen = [trajectory for trajectory in found if not task_id or trajectory.task_id == task_id]
-    if not chosen:
-        raise ConfigError(
-            f"{root} has no such trajectories: records {records!r}{f', task {task_id!r}' if task_id else ''}"
-        )
-    shown: list[RenderableType] = []
-    for trajectory in chosen[:count]:
-        row = ctx.row(renderer, trajectory, tasks.get(trajectory.task_id))
-        shown.append(render_trajectory(coloured(row, renderer.decode_all), trajectory, tasks.get(trajectory.task_id)))
-    return shown

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tirkit.config import ConfigError, RunConfig, TasksConfig
 from tirkit.embedded.model import build_tokenizer, load_base, new_model
 from tirkit.embedded.world import World
+from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.split import seen_tools, split_tasks
 from tirkit.text.dialects import print_document
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
@@ -18,6 +19,7 @@ from tirkit.types import Task, ToolSchema
 
 TOOL_KINDS = ("single", "two_step")
 OTHER_KINDS = ("no_tool", "arithmetic_easy", "arithmetic_hard")
+Tasks = dict[str, tuple[Task, ...]]
 SPLITS = ("train", "validation", "test")
 
 
@@ -26,7 +28,7 @@ class Sources:
     """Tools, questions by split, the tools that training questions use, and what runs tools (None: nothing)."""
 
     tools: tuple[ToolSchema, ...]
-    tasks: dict[str, tuple[Task, ...]]
+    tasks: Tasks
     seen: frozenset[str]
     functions: dict[str, Callable[..., str]] | None
     issues: tuple[str, ...] = ()
@@ -37,10 +39,6 @@ def load_sources(config: RunConfig) -> Sources:
 
     Raises a `UserError` where a file cannot be used at all; its bad lines are named in `issues`.
     """
-    if (config.catalogue.path == "embedded") != (config.tasks.path == "embedded"):
-        raise ConfigError(
-            "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those"
-        )
     if config.catalogue.path == "embedded":
         try:
             return _embedded(config.catalogue.num_tools, config.tasks)
@@ -51,9 +49,25 @@ def load_sources(config: RunConfig) -> Sources:
     # The split is part of the question, not of the run: every seed trains and tests on the same questions.
     t = config.tasks
     parts = split_tasks(questions.tasks, t.num_validation, t.num_test, t.min_seen_test, seed=0)
-    tasks = {split: tuple(part) for split, part in parts.items()}
-    issues = tuple(str(issue) for issue in (*catalogue.issues, *questions.issues))
+    tasks, said = _decontaminated(config.tasks, {split: tuple(part) for split, part in parts.items()})
+    issues = tuple(str(issue) for issue in (*catalogue.issues, *questions.issues, *said))
     return Sources(catalogue.tools, tasks, seen_tools(tasks["train"]), None, issues)
+
+
+def _decontaminated(config: TasksConfig, tasks: Tasks) -> tuple[Tasks, list[str]]:
+    """Without the training questions that resemble an evaluation question, where the config asks for it; what to say.
+
+    Raises `ConfigError` where none is left.
+    """
+    if not config.decontaminate:
+        return tasks, []
+    bad = contaminated(tasks["train"], (*tasks["validation"], *tasks["test"]))
+    train = tuple(task for task in tasks["train"] if task.id not in bad)
+    if not train:
+        raise ConfigError("tasks.decontaminate leaves no training question: all resemble validation or test questions")
+    names = ", ".join(f"{task} {why}" for task, why in list(bad.items())[:3])
+    said = [f"{len(bad)} training questions are left out (tasks.decontaminate): {names}"] if bad else []
+    return tasks | {"train": train}, said
 
 
 def _file(path: str, sample: str) -> Path:
@@ -66,8 +80,8 @@ def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
     validation = _mix(world, "validation", tasks.num_validation, ("seen", "unseen"))
     test = _mix(world, "test", tasks.num_test, ("seen", "unseen"))
     seen = frozenset(tool.name for tool in world.catalogue if tool.name not in world.held_out)
-    parts = {"train": train, "validation": validation, "test": test}
-    return Sources(world.catalogue, parts, seen, world.functions)
+    parts, said = _decontaminated(tasks, {"train": train, "validation": validation, "test": test})
+    return Sources(world.catalogue, parts, seen, world.functions, tuple(said))
 
 
 def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, ...]:
@@ -82,7 +96,7 @@ def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, 
     return tuple(task for _, _, task in order)
 
 
-def stored_sources(config: RunConfig, tools: tuple[ToolSchema, ...], tasks: dict[str, tuple[Task, ...]]) -> Sources:
+def stored_sources(config: RunConfig, tools: tuple[ToolSchema, ...], tasks: Tasks) -> Sources:
     """The sources of a run that has stored its tools and tasks."""
     if config.catalogue.path != "embedded":
         return Sources(tools, tasks, seen_tools(tasks["train"]), None)

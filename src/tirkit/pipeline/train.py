@@ -1,4 +1,4 @@
-"""The stages that train: internalise, warm up, reinforce."""
+"""The stages that train on examples: TInR-U's phases 1 and 2, and what they share with AutoTraj's fine-tuning."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from tirkit.config import ConfigError, SupervisedConfig
+from tirkit.config import ConfigError, SupervisedConfig, WarmupConfig
 from tirkit.embedded.base import evaluate as evaluate_base
 from tirkit.embedded.skills import draw_replay
 from tirkit.evaluation.metrics import Knowledge
@@ -17,17 +17,12 @@ from tirkit.methods.tinr.corpus import CorpusSettings, Example, Weight, alignmen
 from tirkit.methods.tinr.probe import probe
 from tirkit.methods.tinr.think import replay_mix
 from tirkit.pipeline.context import Context, Loaded
-from tirkit.rollout.group import group_requests
-from tirkit.scoring.match import Verdict, verdict
-from tirkit.scoring.reward import TinrReward
-from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
-from tirkit.training.rl import RLSettings, RLTrainer
 from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
-from tirkit.types import Group, RewardBreakdown, Task, Trajectory
+from tirkit.types import Task, Trajectory
 
 Facts = dict[str, JsonValue]
-SHOWN = ("loss", "loss_sft", "reward", "entropy", "validate_score", "tokens_per_s")
+SHOWN = ("loss", "loss_sft", "reward", "entropy", "reward/scorer_failed", "validate_score", "tokens_per_s")
 PROBE_TOKENS = 512
 GENERAL_ITEMS = 50  # a skill
 
@@ -53,100 +48,21 @@ def warmup(ctx: Context) -> Facts:
     rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup", spares=True) for t in kept]
     if not ctx.enabled("synthesise"):
         rows = use_rows(ctx, loaded, ctx.sft_tasks)
-    replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
     if not rows:
         raise ConfigError(
             "warmup: no attempt of the teacher was kept, so there is nothing to train on; stages/synthesise.json in "
             "the run folder counts the reasons"
         )
+    return supervise(ctx, loaded, "warmup", config, rows)
+
+
+def supervise(ctx: Context, loaded: Loaded, stage: str, config: WarmupConfig, rows: Sequence[WeightedRow]) -> Facts:
+    """Train on `rows`, with some of phase 1 and of the base model's own tasks among them; what it took and gave."""
+    replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
     rows = replay_mix(rows, replayed, config.replay if replayed else 0.0, ctx.config.seed)
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)
-    report = _train_sft(ctx, loaded, "warmup", config, rows)
-    return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, "warmup")}
-
-
-def reinforce(ctx: Context) -> Facts:
-    """TInR-U phase 3: GRPO with R = R_format + R_correct; skipped where sampling hardly ever succeeds."""
-    config = ctx.config.rl
-    loaded = ctx.load(ctx.stage_before("rl"))
-    success = sampled_success(ctx, loaded)
-    if success < config.min_success:
-        ctx.progress.say(f"rl: skipped, sampled success is {success:.3f} and rl.min_success = {config.min_success}")
-        ctx.save(loaded, "rl")
-        return {"skipped": True, "sampled_success": success}
-    torch.manual_seed(ctx.config.seed)
-    model = ctx.trainable(loaded)
-    policy = ctx.policy(loaded, config.temperature, model)  # pyright: ignore[reportArgumentType]
-    args = training_arguments(
-        str(ctx.folder.work("rl")),
-        max_steps=config.steps,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        per_device_train_batch_size=config.batch_size,
-        save_steps=config.save_every,
-        bf16=ctx.config.model.dtype == "bfloat16",
-        logging_steps=1,
-        seed=ctx.config.seed,
-    )
-    if config.batch_size % args.world_size:
-        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
-    args.per_device_train_batch_size = config.batch_size // args.world_size
-    trainer = RLTrainer(
-        model,
-        args,
-        _rl_settings(ctx),
-        ctx.rl_tasks,
-        ctx.rollout(loaded, policy),
-        TinrReward(ctx.dialect),
-        pad_id=loaded.pad_id,
-        callbacks=[ProgressCallback(_shown(ctx.progress.stage("rl")))],
-        on_group=_keep_groups(ctx),
-    )
-    trainer.train(resume_from_checkpoint=True)
-    loaded = ctx.merged(loaded, model)
-    ctx.save(loaded, "rl")
-    curve = _curve(trainer.state.log_history)
-    return {"sampled_success": success, "train_s": trainer.clock.seconds, "curve": curve, **measure(ctx, loaded, "rl")}
-
-
-def _rl_settings(ctx: Context) -> RLSettings:
-    c = ctx.config.rl
-    return RLSettings(
-        num_generations=c.num_generations,
-        std=c.std_normalised,
-        clip_low=c.clip_low,
-        clip_high=c.clip_high,
-        iterations=c.iterations,
-        entropy_coef=c.entropy_coefficient,
-        temperature=c.temperature,
-        optimizer=c.optimizer,
-        max_tokens=c.max_tokens,
-    )
-
-
-def _keep_groups(ctx: Context):
-    """Stores the first group of every step: enough to look at, small enough to keep."""
-    kept = {trajectory.seed for group in ctx.folder.read_records("rl", Group) for trajectory in group.trajectories}
-    steps: set[int] = set()
-
-    def keep(step: int, group: Group, _: Sequence[RewardBreakdown]) -> None:
-        if step not in steps and group.trajectories[0].seed not in kept:
-            ctx.folder.append_records("rl", [group])
-        steps.add(step)
-
-    return keep
-
-
-def sampled_success(ctx: Context, loaded: Loaded) -> float:
-    """Share of right attempts at 64 validation questions, 4 samples each.
-
-    Training questions would flatter a model that knows them by heart.
-    """
-    requests = group_requests(ctx.sources.tasks["validation"][:64], 4, ctx.config.seed)
-    attempts = ctx.rollout(loaded, ctx.policy(loaded, ctx.config.rl.temperature))(requests)
-    right = [verdict(t, request.task) is Verdict.RIGHT for t, request in zip(attempts, requests, strict=True)]
-    return sum(right) / len(right)
+    report = _train_sft(ctx, loaded, stage, config, rows)
+    return {"rows": len(rows), **_facts(report), **measure(ctx, loaded, stage)}
 
 
 def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
@@ -176,12 +92,10 @@ def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[Weight
 def general_rows(ctx: Context, loaded: Loaded, config: SupervisedConfig, others: int) -> list[WeightedRow]:
     """Fresh samples of what the embedded base model was taught, so many that none is used twice among `others` rows.
 
-    They keep general skills alive that questions about tools stand on. Raises `ConfigError` for any other model.
+    They keep general skills alive that questions about tools stand on.
     """
     if not config.general:
         return []
-    if ctx.config.model.path != "embedded" or ctx.config.model.scratch:
-        raise ConfigError("general > 0 replays the embedded base model's own tasks: set it to 0 for other models")
     rng = random.Random(ctx.config.seed)
     samples = [draw_replay(rng) for _ in range(round(others * config.general / (1 - config.general)))]
     return [WeightedRow(ctx.row(loaded.renderer, sample), kind="general") for sample in samples]
@@ -235,7 +149,7 @@ def _train_sft(
     def validate(trained: nn.Module) -> Mapping[str, float]:
         policy = ctx.policy(loaded, 0.0, trained)  # pyright: ignore[reportArgumentType]
         tasks = ctx.sources.tasks["validation"]
-        result = evaluate(tasks, ctx.rollout(loaded, policy), arm=ctx.config.name, batch_size=len(tasks))
+        result = evaluate(tasks, ctx.rollout(loaded.renderer, policy), arm=ctx.config.name, batch_size=len(tasks))
         success = result.estimate("success")
         return {"score": success.mean if success else 0.0}
 
@@ -246,7 +160,7 @@ def _train_sft(
         ctx.folder.work(stage),
         pad_id=loaded.pad_id,
         validate=validate if config.validate_every else None,
-        callbacks=[ProgressCallback(_shown(ctx.progress.stage(stage)))],
+        callbacks=[ProgressCallback(shown(ctx.progress.stage(stage)))],
     )
     merged = ctx.merged(loaded, model)
     loaded.model = merged.model
@@ -259,7 +173,7 @@ def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
     facts = general_skills(ctx, loaded)
     result = evaluate(
         ctx.sources.tasks["validation"],
-        ctx.rollout(loaded, ctx.policy(loaded, 0.0)),
+        ctx.rollout(loaded.renderer, ctx.policy(loaded, 0.0)),
         arm=ctx.config.name,
         seen=ctx.sources.seen,
         stage=stage,
@@ -307,14 +221,15 @@ def remembered(ctx: Context, loaded: Loaded, stage: str) -> KnowledgeResult:
 
 
 def _facts(report: SFTReport) -> Facts:
-    return {"steps": report.steps, "train_s": report.seconds, "tokens": report.tokens, "curve": _curve(report.curve)}
+    return {"steps": report.steps, "train_s": report.seconds, "tokens": report.tokens, "curve": curve_of(report.curve)}
 
 
-def _curve(lines: Iterable[Mapping[str, float]]) -> list[JsonValue]:
+def curve_of(lines: Iterable[Mapping[str, float]]) -> list[JsonValue]:
+    """Log lines as facts: their numbers."""
     return [{key: value for key, value in line.items() if isinstance(value, int | float)} for line in lines]
 
 
-def _shown(progress: ProgressFn) -> ProgressFn:
+def shown(progress: ProgressFn) -> ProgressFn:
     """The progress line with the numbers worth watching."""
 
     def show(step: int, total: int, metrics: Mapping[str, float], eta_s: float) -> None:

@@ -5,6 +5,7 @@ ids. Training, scoring in process and scoring over HTTP get the same ids. The he
 the normalisation ŝ = tanh((r - μ) / s), μ and s being mean and standard deviation of r on held-out pairs.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,14 @@ def new_reward_model(checkpoint: Path, pad_id: int) -> PreTrainedModel:
     return model
 
 
+def check_trl() -> None:
+    """Raises RewardModelError where what trains a reward model is not installed."""
+    if missing := [name for name in ("trl", "datasets") if importlib.util.find_spec(name) is None]:
+        raise RewardModelError(
+            f"training a reward model needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        )
+
+
 def _train(
     model: PreTrainedModel,
     pairs: Sequence[PairIds],
@@ -174,14 +183,13 @@ def _train(
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[PreTrainedModel, tuple[dict[str, float], ...]]:
     """The plain trained model in eval mode, and the log lines."""
-    try:
-        from datasets import Dataset
-        from peft import LoraConfig
-        from transformers import PrinterCallback
-        from trl.trainer.reward_config import RewardConfig
-        from trl.trainer.reward_trainer import RewardTrainer
-    except ImportError as error:
-        raise RewardModelError(f"training a reward model needs TRL: pip install trl datasets ({error})") from error
+    check_trl()
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
     micro = min(settings.micro_batch, settings.batch_size)
     args = RewardConfig(
         output_dir=str(work),

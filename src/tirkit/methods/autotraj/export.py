@@ -72,11 +72,12 @@ def preference_rows(
 def to_dataset(rows: Sequence[Mapping[str, Any]]) -> "Dataset":
     """The rows as a Hugging Face dataset. Raises ExportError where `datasets` is not installed or there are no rows."""
     try:
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
     except ImportError as error:
         raise ExportError("exporting datasets needs the datasets library: pip install datasets") from error
     if not rows:
         raise ExportError("there is nothing to export: no example passed")
+    disable_progress_bars()  # stages show their own progress
     return Dataset.from_list([dict(row) for row in rows])
 
 

@@ -4,6 +4,7 @@ Left out, and counted: duplicates by (query, normalised text), queries that over
 exceeds `max_per_query` examples of one query and mode (best S first). Equal runs give equal datasets, byte for byte.
 """
 
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -15,9 +16,10 @@ from pydantic import Field
 from tirkit.methods.autotraj.prompts import question_text
 from tirkit.methods.autotraj.repair import RepairedTask
 from tirkit.methods.autotraj.synthesise import JudgedGroup
+from tirkit.rollout.loop import stable_seed
 from tirkit.scoring.quality import Decision
 from tirkit.text.control import CONTROL_STRINGS
-from tirkit.types import Record, Task, Trajectory
+from tirkit.types import Record, Task, Trajectory, UserError
 
 NGRAM = 13  # words in a row that no training and evaluation question may share
 
@@ -27,11 +29,11 @@ _TAG = re.compile("|".join(map(re.escape, CONTROL_STRINGS)))
 
 
 class Example(Record):
-    """One trajectory of the SFT set. `by`: who wrote it: the sampled policy, "rules" or the repairer."""
+    """One trajectory of the SFT set. `by`: who wrote it: the sampled policy, "rules", the repairer or a script."""
 
     task_id: str
     place: int
-    source: Literal["kept", "repaired"]
+    source: Literal["kept", "repaired", "demonstration"]
     by: str
     trajectory: Trajectory
     score: float
@@ -40,12 +42,13 @@ class Example(Record):
 class Preference(Record):
     """One pair: `chosen` is better than `rejected`.
 
-    source: "repair" (a repair and its own original) or "outcome" (a success and a failure at the same task).
+    source: "repair" (a repair and its own original), "outcome" (a success and a failure at the same task) or
+    "demonstration" (one that stands in a repair's place, and the repair's original).
     """
 
     task_id: str
     place: int
-    source: Literal["repair", "outcome"]
+    source: Literal["repair", "outcome", "demonstration"]
     by: str
     case: str
     changes: tuple[str, ...]
@@ -69,6 +72,10 @@ class Datasets(Record):
     sft: tuple[Example, ...]
     preferences: tuple[Preference, ...]
     dropped: Dropped
+
+
+class DatasetError(UserError):
+    """A dataset cannot be made as asked for; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,44 @@ def build_datasets(
             duplicates=duplicates + pair_duplicates, over_limit=len(examples) - len(kept), contaminated=bad
         ),
     )
+
+
+def replace_repairs(datasets: Datasets, demonstrations: Mapping[str, tuple[Trajectory, float]]) -> Datasets:
+    """The datasets with a demonstration in the place of every repair: as many extra gold labels, and no repairer.
+
+    demonstrations: task id → (trajectory, its S).
+    """
+
+    def demonstrated(task_id: str, fields: tuple[str, str]) -> dict[str, object]:
+        trajectory, score = demonstrations[task_id]
+        made = dict(zip(fields, (timeless(trajectory), score), strict=True))
+        return {**made, "source": "demonstration", "by": trajectory.policy}
+
+    sft = tuple(
+        e.model_copy(update=demonstrated(e.task_id, ("trajectory", "score"))) if e.source == "repaired" else e
+        for e in datasets.sft
+    )
+    preferences = tuple(
+        p.model_copy(update=demonstrated(p.task_id, ("chosen", "chosen_score")) | {"changes": ()})
+        if p.source == "repair"
+        else p
+        for p in datasets.preferences
+    )
+    return datasets.model_copy(update={"sft": sft, "preferences": preferences})
+
+
+def draw_examples(datasets: Datasets, number: int, seed: int) -> Datasets:
+    """The datasets with exactly `number` SFT examples, drawn with the seed, in their order.
+
+    Raises DatasetError where there are fewer: arms that are compared at equal numbers must not differ silently.
+    """
+    if len(datasets.sft) < number:
+        raise DatasetError(
+            f"{number} SFT examples are wanted (pairs.num_examples) and {len(datasets.sft)} passed: lower it, or sample "
+            "more (candidates.num_tasks, candidates.samples)"
+        )
+    chosen = sorted(random.Random(stable_seed(seed, "examples")).sample(range(len(datasets.sft)), number))
+    return datasets.model_copy(update={"sft": tuple(datasets.sft[i] for i in chosen)})
 
 
 def _examples(groups: Iterable[JudgedGroup], repaired: Iterable[RepairedTask]) -> list[Example]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from tirkit.methods.autotraj.prompts import Flawed
 from tirkit.methods.autotraj.synthesise import JudgedGroup
+from tirkit.methods.tinr.think import tokens_for_names
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import Policy, ScriptedPolicy, oracle
 from tirkit.scoring.match import answer_right
@@ -50,6 +51,21 @@ def find_flaw(trajectory: Trajectory, task: Task) -> Flaw:
 
 
 @dataclass(frozen=True)
+class Demonstrator:
+    """The script that plays a task's gold in the dialect; its thoughts name tools as the dialect writes them."""
+
+    dialect: Dialect
+
+    def __call__(self, task: Task, turns: Sequence[Turn]) -> str:
+        """The next turn."""
+        if self.dialect.index is not None:
+            names = [call.name for call in task.gold_calls or ()]
+            thoughts = tuple(tokens_for_names(thought, names, self.dialect.index) for thought in task.thoughts)
+            task = task.model_copy(update={"thoughts": thoughts})
+        return oracle(self.dialect)(task, turns)
+
+
+@dataclass(frozen=True)
 class GoldRepairs:
     """The script. `flawed` holds the attempts by `Flawed.key`; `skill` is the probability to see through a known flaw.
 
@@ -70,7 +86,7 @@ class GoldRepairs:
         if not self.mends(key, task):
             return "" if theirs is None else theirs.text
         plain = task.model_copy(update={"thoughts": ()}) if flawed.mode == "no_think" else task
-        gold = oracle(self.dialect)(plain, turns)
+        gold = Demonstrator(self.dialect)(plain, turns)
         kept_so_far = all(turn.text == one.text for turn, one in zip(turns, flawed.turns, strict=False))
         if theirs is not None and kept_so_far and self._is_gold(theirs, gold):
             return theirs.text

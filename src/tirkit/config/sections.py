@@ -1,18 +1,8 @@
-"""What a run is made of: one frozen, strict section per stage, read from TOML plus `section.key=value` overrides.
+"""The sections of a config that all methods share, and those of TInR-U."""
 
-The class defaults are the embedded setting, which a 2-core CPU runs in minutes. An unknown key or a wrong type raises
-`ConfigError`, which names the key and what is allowed. A config may carry named *arms*: sets of overrides that turn it
-into a baseline or an ablation.
-"""
+from typing import Literal
 
-import hashlib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tirkit.types import UserError
 
@@ -64,6 +54,9 @@ class TasksConfig(Section):
     )
     num_validation: int = Field(default=128, gt=0)
     num_test: int = Field(default=512, gt=0)
+    decontaminate: bool = Field(
+        default=False, description="leave out training questions that resemble validation or test questions"
+    )
     min_seen_test: int = Field(default=0, ge=0, description="test questions whose tools are all seen, at least")
 
 
@@ -118,18 +111,23 @@ class InternaliseConfig(SupervisedConfig):
     document_name: bool = Field(default=True, description="the tool's name stands in its document when memorising")
 
 
-class SynthesiseConfig(Section):
+class EndpointSection(Section):
+    """A stage that may ask an OpenAI-compatible endpoint, whose key is in OPENAI_API_KEY."""
+
+    base_url: str = Field(default="", description="its address; OpenAI's if empty")
+    concurrency: int = Field(default=8, gt=0, description="requests in flight")
+    price_in: float = Field(default=0.0, ge=0, description="of a million prompt tokens")
+    price_out: float = Field(default=0.0, ge=0, description="of a million written tokens")
+    seconds_a_request: float = Field(default=5.0, gt=0, description="for tirkit plan")
+
+
+class SynthesiseConfig(EndpointSection):
     """TInR-U phase 2 data: a teacher's trajectories, kept by rejection sampling."""
 
     enabled: bool = True
     teacher: str = Field(default="scripted", description="'scripted' or an OpenAI-compatible model name")
-    base_url: str = Field(default="", description="endpoint of that model")
     num_candidates: int = Field(default=10, gt=0)
     num_samples: int = Field(default=1, gt=0, description="teacher trajectories per question")
-    concurrency: int = Field(default=8, gt=0, description="requests in flight")
-    price_in: float = Field(default=0.0, ge=0, description="of a million prompt tokens, for tirkit plan")
-    price_out: float = Field(default=0.0, ge=0, description="of a million written tokens, for tirkit plan")
-    seconds_a_request: float = Field(default=5.0, gt=0, description="for tirkit plan")
 
 
 class WarmupConfig(SupervisedConfig):
@@ -142,7 +140,7 @@ class WarmupConfig(SupervisedConfig):
 
 
 class RLConfig(TrainConfig):
-    """TInR-U phase 3: GRPO."""
+    """GRPO: TInR-U's phase 3, AutoTraj's stage 2."""
 
     steps: int = Field(default=40, gt=0)
     lr: float = Field(default=1e-4, gt=0)
@@ -157,6 +155,11 @@ class RLConfig(TrainConfig):
     iterations: int = Field(default=1, gt=0, description="updates per batch of rollouts")
     temperature: float = Field(default=1.0, gt=0)
     entropy_coefficient: float = Field(default=0.0, ge=0)
+    reward: Literal["tinr", "trajectory"] = Field(
+        default="tinr", description="trajectory: outcome and a bonus by the reward model (AutoTraj)"
+    )
+    bonus: Literal["right", "partial", "signed"] = Field(default="right", description="which outcomes it is given for")
+    bonus_weight: float = Field(default=0.2, ge=0, description="0 = outcome alone")
     min_success: float = Field(default=0.1, ge=0, le=1, description="share of sampled validation answers that RL needs")
     save_every: int = Field(default=10, gt=0)
 
@@ -184,115 +187,3 @@ class EvaluateConfig(Section):
 
     enabled: bool = True
     knowledge_items: int = Field(default=256, ge=0, description="tools asked after every phase; 0 = all")
-
-
-class RunConfig(Section):
-    """A whole run."""
-
-    name: str = "run"
-    seed: int = 0
-    model: ModelConfig = ModelConfig()
-    catalogue: CatalogueConfig = CatalogueConfig()
-    tasks: TasksConfig = TasksConfig()
-    internalise: InternaliseConfig = InternaliseConfig()
-    synthesise: SynthesiseConfig = SynthesiseConfig()
-    warmup: WarmupConfig = WarmupConfig()
-    rl: RLConfig = RLConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits that change with every setting."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
-
-
-def load_config(path: Path, overrides: Sequence[str] = (), arm: str = "") -> RunConfig:
-    """Read a TOML config, apply one of its arms, then `section.key=value` overrides.
-
-    Raises `ConfigError` for an unreadable file, an unknown key, a wrong type or an arm that is not there.
-    """
-    data = _read_toml(path)
-    arms = _arms(data.pop("arms", {}), path)
-    if arm:
-        if arm not in arms:
-            raise ConfigError(f"{path}: no arm {arm!r}; it has: {', '.join(arms) or 'none'}")
-        for key, value in arms[arm].items():
-            _assign(data, key, value)
-        data["name"] = arm
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"override {override!r}: expected section.key=value")
-        _assign(data, key.strip(), _toml_value(value.strip()))
-    return parse_config(data, str(path))
-
-
-def arm_names(path: Path) -> list[str]:
-    """Names of the arms a config file defines, in the file's order."""
-    return list(_arms(_read_toml(path).get("arms", {}), path))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def parse_config(data: Mapping[str, Any], origin: str) -> RunConfig:
-    """Validate a nested mapping; `origin` (a file name) begins every error message."""
-    try:
-        return RunConfig.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        reasons = "\n".join(f"  {_explain(item)}" for item in error.errors())
-        raise ConfigError(f"{origin}: {error.error_count()} setting(s) cannot be used\n{reasons}") from error
-
-
-def differences(left: RunConfig, right: RunConfig) -> list[str]:
-    """`key: left → right` for every setting in which the two differ."""
-    a, b = _flat(left.model_dump()), _flat(right.model_dump())
-    return [f"{key}: {a[key]} → {b[key]}" for key in a if a[key] != b[key]]
-
-
-def _arms(value: Any, path: Path) -> dict[str, dict[str, Any]]:
-    if not isinstance(value, dict) or not all(isinstance(arm, dict) for arm in value.values()):  # pyright: ignore
-        raise ConfigError(f'{path}: arms must be tables of overrides, like [arms.name] "section.key" = value')
-    return value  # pyright: ignore
-
-
-def _assign(data: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):  # pyright: ignore
-            raise ConfigError(f"override {key}: {section} is a value, not a section")
-    data[last] = value
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
-    key = ".".join(path)
-    if item["type"] != "extra_forbidden":
-        return f"{key}: {item['msg']} (got {item.get('input')!r})"
-    section: type[BaseModel] = RunConfig
-    for part in path[:-1]:
-        section = section.model_fields[part].annotation  # pyright: ignore
-    where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
-    return f"{key}: unknown; {where} takes {', '.join(section.model_fields)}"
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}  # pyright: ignore
-    return flat

@@ -1,0 +1,86 @@
+"""Which settings make no sense together: said here and nowhere else, before anything runs."""
+
+from tirkit.config.run import RunConfig
+from tirkit.config.sections import ConfigError
+
+
+def check(config: RunConfig, origin: str) -> None:
+    """Raises `ConfigError` with every reason; `origin` (a file name) begins it."""
+    if reasons := [*_sources(config), *_stages(config), *_endpoints(config), *_rl(config)]:
+        raise ConfigError(f"{origin}: settings that make no sense together\n" + "\n".join(f"  {r}" for r in reasons))
+
+
+def _sources(config: RunConfig) -> list[str]:
+    trained = ("internalise", "warmup", "finetune")
+    general = [name for name in trained if getattr(config, name).enabled and getattr(config, name).general]
+    other_model = config.model.path != "embedded" or config.model.scratch
+    return _said(
+        (
+            (config.catalogue.path == "embedded") != (config.tasks.path == "embedded"),
+            "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those",
+        ),
+        (
+            bool(general) and other_model,
+            f"{', '.join(f'{name}.general' for name in general)} > 0 replays the embedded base model's own tasks: set "
+            "it to 0 for other models",
+        ),
+    )
+
+
+def _stages(config: RunConfig) -> list[str]:
+    """Stages that need what another one leaves."""
+    needs = (("repair", "candidates"), ("pairs", "candidates"), ("finetune", "pairs"), ("reward_model", "pairs"))
+    missing = [
+        f"{stage}.enabled needs {needed}.enabled = true"
+        for stage, needed in needs
+        if getattr(config, stage).enabled and not getattr(config, needed).enabled
+    ]
+    p = config.pairs
+    return missing + _said(
+        (
+            p.enabled and p.repairs != "none" and not config.repair.enabled,
+            f'pairs.repairs = "{p.repairs}" needs repair.enabled = true; without repairs set it to "none"',
+        ),
+        (
+            config.reward_model.enabled and p.repairs == "none" and not p.outcomes,
+            'reward_model needs preference pairs: pairs.repairs = "use" or pairs.outcomes = true',
+        ),
+        (
+            config.repair.enabled and config.repair.repairer == "rules" and not config.repair.rules,
+            'repair.repairer = "rules" with repair.rules = false leaves nobody to repair',
+        ),
+    )
+
+
+def _endpoints(config: RunConfig) -> list[str]:
+    """An endpoint knows no tool tokens and no tool but those it is shown."""
+    c, r = config.candidates, config.repair
+    keys = [
+        key
+        for key, asks in (
+            ("candidates.policy", c.enabled and not c.log and c.policy != "model"),
+            ("repair.repairer", r.enabled and r.repairer not in ("rules", "scripted")),
+        )
+        if asks
+    ]
+    return [
+        f"{key} is an endpoint, which must be shown the tools and can't write tool tokens: set catalogue.indexing = "
+        '"none" and rollout.prompt = "documents" or "retrieve"'
+        for key in keys
+        if config.catalogue.indexing != "none" or config.rollout.prompt == "none"
+    ]
+
+
+def _rl(config: RunConfig) -> list[str]:
+    rl = config.rl
+    return _said(
+        (
+            rl.enabled and rl.reward == "trajectory" and rl.bonus_weight > 0 and not config.reward_model.enabled,
+            'rl.reward = "trajectory" gets its bonus from the reward model: set reward_model.enabled = true, or '
+            "rl.bonus_weight = 0 for the outcome alone",
+        ),
+    )
+
+
+def _said(*cases: tuple[bool, str]) -> list[str]:
+    return [reason for holds, reason in cases if holds]

@@ -1,0 +1,51 @@
+"""Who writes trajectories beside the model that is trained: a script that knows the gold, and endpoints."""
+
+import os
+
+from tirkit.config import ConfigError, EndpointSection, RunConfig, SynthesiseConfig
+from tirkit.methods.tinr.think import TEACHER_DIALECT
+from tirkit.rollout.endpoint import OPENAI, EndpointPolicy, EndpointSettings
+from tirkit.rollout.policy import Policy, ScriptedPolicy, oracle
+from tirkit.text.render import Renderer
+
+INSTRUCTIONS = """You solve tasks with the tools that are documented below.
+Think first, inside <think> and </think>. Name tools by their exact names. Do not speak of the documents.
+Then either call tools, one JSON object a line:
+<tool_call>
+{"name": "the tool's name", "arguments": {"parameter": "value"}}
+</tool_call>
+or, when you have the results you need or no tool is needed, reply: <answer>your reply</answer>
+Write nothing else."""
+
+
+def endpoints(config: RunConfig) -> dict[str, str]:
+    """Key of the config → the endpoint's model, for every enabled stage that asks one."""
+    s, w, c, r = config.synthesise, config.warmup, config.candidates, config.repair
+    asked = {
+        "synthesise.teacher": s.teacher if s.enabled and w.enabled and s.teacher != "scripted" else "",
+        "candidates.policy": c.policy if c.enabled and not c.log and c.policy != "model" else "",
+        "repair.repairer": r.repairer if r.enabled and r.repairer not in ("rules", "scripted") else "",
+    }
+    return {key: model for key, model in asked.items() if model}
+
+
+def check_key(config: RunConfig) -> None:
+    """Raises `ConfigError` where an endpoint's key is missing."""
+    if (keys := endpoints(config)) and not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(
+            f"{' and '.join(keys)}: an endpoint needs its key in OPENAI_API_KEY (any text for a local server)"
+        )
+
+
+def make_endpoint(model: str, section: EndpointSection, renderer: Renderer, temperature: float = 1.0) -> EndpointPolicy:
+    """A model behind an endpoint, asked as `section` says."""
+    key = os.environ["OPENAI_API_KEY"]  # a secret, so it never stands in a config, which is saved with the run
+    settings = EndpointSettings(model, INSTRUCTIONS, temperature, max_concurrent=section.concurrency)
+    return EndpointPolicy(section.base_url or OPENAI, key, renderer, settings)
+
+
+def make_teacher(config: SynthesiseConfig, renderer: Renderer) -> Policy:
+    """The teacher of phase 2."""
+    if config.teacher == "scripted":
+        return ScriptedPolicy(oracle(TEACHER_DIALECT), renderer, "scripted teacher")
+    return make_endpoint(config.teacher, config, renderer)

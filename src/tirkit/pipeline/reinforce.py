@@ -1,0 +1,139 @@
+"""The stage that trains on rollouts: GRPO with TInR-U's or AutoTraj's reward."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from tirkit.config import ConfigError
+from tirkit.methods.autotool.decoupled import bonus
+from tirkit.pipeline.context import Context, Loaded
+from tirkit.pipeline.train import Facts, curve_of, measure, shown
+from tirkit.rollout.group import group_requests
+from tirkit.scoring.match import Verdict, verdict
+from tirkit.scoring.reward import TinrReward, TrajectoryReward
+from tirkit.training.base import training_arguments
+from tirkit.training.callbacks import ProgressCallback
+from tirkit.training.reward_model import RewardModel, ScoredRollout
+from tirkit.training.rl import RewardFn, RLSettings, RLTrainer, RolloutFn
+from tirkit.types import Group, RewardBreakdown, Task, Trajectory
+
+
+def reinforce(ctx: Context) -> Facts:
+    """GRPO with the reward that `rl.reward` names; skipped where sampling hardly ever succeeds."""
+    config = ctx.config.rl
+    loaded = ctx.load(ctx.stage_before("rl"))
+    success = sampled_success(ctx, loaded)
+    if success < config.min_success:
+        ctx.progress.say(f"rl: skipped, sampled success is {success:.3f} and rl.min_success = {config.min_success}")
+        ctx.save(loaded, "rl")
+        return {"skipped": True, "sampled_success": success}
+    torch.manual_seed(ctx.config.seed)
+    model = ctx.trainable(loaded)
+    policy = ctx.policy(loaded, config.temperature, model)  # pyright: ignore[reportArgumentType]
+    args = training_arguments(
+        str(ctx.folder.work("rl")),
+        max_steps=config.steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        per_device_train_batch_size=config.batch_size,
+        save_steps=config.save_every,
+        bf16=ctx.config.model.dtype == "bfloat16",
+        logging_steps=1,
+        seed=ctx.config.seed,
+    )
+    if config.batch_size % args.world_size:
+        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
+    args.per_device_train_batch_size = config.batch_size // args.world_size
+    rollout, reward = _reward(ctx, loaded, ctx.rollout(loaded.renderer, policy))
+    trainer = RLTrainer(
+        model,
+        args,
+        _rl_settings(ctx),
+        ctx.rl_tasks,
+        rollout,
+        reward,
+        pad_id=loaded.pad_id,
+        callbacks=[ProgressCallback(shown(ctx.progress.stage("rl")))],
+        on_group=_keep_groups(ctx),
+    )
+    trainer.train(resume_from_checkpoint=True)
+    loaded = ctx.merged(loaded, model)
+    ctx.save(loaded, "rl")
+    history = trainer.state.log_history
+    failures = scorer_failures(history, config.batch_size * config.num_generations)
+    if failures:
+        ctx.progress.say(f"rl: the reward model gave {failures} right trajectories no score; they got no bonus")
+    return {
+        "sampled_success": success,
+        "scorer_failures": failures,
+        "train_s": trainer.clock.seconds,
+        "curve": curve_of(history),
+        **measure(ctx, loaded, "rl"),
+    }
+
+
+def _reward(ctx: Context, loaded: Loaded, rollout: RolloutFn) -> tuple[RolloutFn, RewardFn]:
+    """What rolls out (and has it scored at once, where a model scores), and what it is rewarded with."""
+    config = ctx.config.rl
+    if config.reward == "tinr":
+        return rollout, TinrReward(ctx.dialect)
+    if not config.bonus_weight:
+        return rollout, TrajectoryReward(ctx.dialect, _no_score, 0.0, config.bonus)
+    row, limit = partial(ctx.row, loaded.renderer), ctx.config.reward_model.max_tokens
+    scorer = RewardModel.load(ctx.folder.model("reward_model"), row, ctx.device, max_tokens=limit)
+    scored = ScoredRollout(rollout, scorer)
+    return scored, TrajectoryReward(ctx.dialect, scored.score, config.bonus_weight, config.bonus)
+
+
+def _no_score(trajectory: Trajectory, task: Task) -> float:
+    return 0.0
+
+
+def scorer_failures(history: Sequence[Mapping[str, float]], rollouts: int) -> int:
+    """How many trajectories got no score, from log lines that each hold the share of a step's `rollouts`.
+
+    >>> scorer_failures([{"reward/scorer_failed": 0.25}, {"loss": 1.0}, {"reward/scorer_failed": 0.125}], 8)
+    3
+    """
+    return round(sum(line.get("reward/scorer_failed", 0.0) for line in history) * rollouts)
+
+
+def _rl_settings(ctx: Context) -> RLSettings:
+    c = ctx.config.rl
+    return RLSettings(
+        num_generations=c.num_generations,
+        std=c.std_normalised,
+        clip_low=c.clip_low,
+        clip_high=c.clip_high,
+        iterations=c.iterations,
+        entropy=bonus(c.entropy_coefficient),
+        temperature=c.temperature,
+        optimizer=c.optimizer,
+        max_tokens=c.max_tokens,
+    )
+
+
+def _keep_groups(ctx: Context) -> Callable[[int, Group, Sequence[RewardBreakdown]], None]:
+    """Stores the first group of every step: enough to look at, small enough to keep."""
+    kept = {trajectory.seed for group in ctx.folder.read_records("rl", Group) for trajectory in group.trajectories}
+    steps: set[int] = set()
+
+    def keep(step: int, group: Group, _: Sequence[RewardBreakdown]) -> None:
+        if step not in steps and group.trajectories[0].seed not in kept:
+            ctx.folder.append_records("rl", [group])
+        steps.add(step)
+
+    return keep
+
+
+def sampled_success(ctx: Context, loaded: Loaded) -> float:
+    """Share of right attempts at 64 validation questions, 4 samples each.
+
+    Training questions would flatter a model that knows them by heart.
+    """
+    requests = group_requests(ctx.sources.tasks["validation"][:64], 4, ctx.config.seed)
+    attempts = ctx.rollout(loaded.renderer, ctx.policy(loaded, ctx.config.rl.temperature))(requests)
+    right = [verdict(t, request.task) is Verdict.RIGHT for t, request in zip(attempts, requests, strict=True)]
+    return sum(right) / len(right)
