@@ -12,11 +12,9 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import uvicorn
-from openai import AsyncOpenAI
 
 from tirkit.embedded.model import load_base
 from tirkit.rollout.endpoint import EndpointPolicy, EndpointSettings
@@ -81,9 +79,8 @@ def measure_endpoint(count: int) -> str:
     server.start()
     while socket.socket().connect_ex(("127.0.0.1", port)):
         time.sleep(0.1)
-    connect = partial(AsyncOpenAI, base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
-    renderer = Renderer(load_base()[1])
-    policy = EndpointPolicy(connect, renderer, EndpointSettings("m", max_concurrent=IN_FLIGHT))
+    settings = EndpointSettings("m", max_concurrent=IN_FLIGHT)
+    policy = EndpointPolicy(f"http://127.0.0.1:{port}/v1", "none", Renderer(load_base()[1]), settings)
     message = (Message(role="user", content="?"),)
     request = GenerateRequest(Task(id="t", prompt=message), (), message, (), 0, 16)
     policy.generate([request] * IN_FLIGHT)  # connections are opened

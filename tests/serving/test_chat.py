@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import OpenAI
 
 from tirkit.rollout.endpoint import EndpointPolicy, EndpointSettings
 from tirkit.rollout.loop import RolloutSettings, rollout
@@ -130,13 +130,13 @@ def test_endpoint_policy_rolls_out_over_http(
     tiny: SimpleNamespace, script: tuple[Keeping, str], dialect: Dialect
 ) -> None:
     _, url = script
-    connect = partial(AsyncOpenAI, base_url=f"{url}/v1", api_key="none")
-    policy = EndpointPolicy(connect, tiny.renderer, EndpointSettings(model="m:text", instructions="Use tools."))
+    settings = EndpointSettings(model="m:text", instructions="Use tools.")
+    policy = EndpointPolicy(f"{url}/v1", "none", tiny.renderer, settings)
     functions = {name: partial(run_tool, name) for name in ("add", "mul")}
     toolbox = PythonToolbox(functions, tiny.tools.values(), isolation="inline")
-    settings = RolloutSettings(prompt="none" if dialect.index else "documents", workers=0)
+    limits = RolloutSettings(prompt="none" if dialect.index else "documents", workers=0)
     requests = [RolloutRequest(TASK, copy_index=i, seed=i) for i in range(3)]
-    for trajectory in rollout(requests, policy, tiny.renderer, dialect, tiny.tools, toolbox, settings):
+    for trajectory in rollout(requests, policy, tiny.renderer, dialect, tiny.tools, toolbox, limits):
         assert trajectory.stop == StopReason.ANSWERED
         assert trajectory.answer == "20"
         assert trajectory.calls == TASK.gold_calls
