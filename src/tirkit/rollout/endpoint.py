@@ -197,7 +197,7 @@ class _EndpointSession(Session):
         self._num_flying, self._num_threads = 0, 0
         self._left = threading.Event()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         # Nobody waits for what is in flight: a silent endpoint would hold up the end for minutes.
         self._left.set()
         for _ in range(self._num_threads):
