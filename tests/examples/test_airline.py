@@ -1,0 +1,57 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tirkit.evaluation.score_file import score_file
+
+
+def load(name: str) -> Any:
+    path = Path(__file__).parents[2] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+airline = load("airline")
+
+
+def line(task: int, trial: int, reward: float, words: str) -> str:
+    call = {"id": "c", "type": "function", "function": {"name": "book", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": f"Task {task}."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "name": "book", "content": "Error: full" if trial == 1 else "booked"},
+        {"role": "assistant", "content": words},
+    ]
+    return json.dumps({"task_id": task, "trial": trial, "reward": reward, "traj": said})
+
+
+def test_a_log_becomes_pairs_and_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "one two three four five six seven eight"
+    log = [line(0, 0, 1.0, "Done."), line(0, 1, 0.0, long), line(0, 2, 1.0, "Done, thanks."), line(1, 0, 0.0, "Sorry.")]
+    path, out = tmp_path / "log.jsonl", tmp_path / "new" / "airline.json"
+    path.write_text("\n".join(log) + "\n{oops\n")
+    airline.main(path, out)
+    report = airline.Report.model_validate_json(out.read_text())
+    assert (report.attempts, report.tasks, report.successes, report.bad_lines) == (4, 2, 2, 1)
+    assert (report.calls, report.tool_errors) == (4, 1)
+    # Of task 0 both successes and the one failure; task 1 has no success. The failure is by far the longest.
+    assert (report.pairs, report.tasks_with_pairs, report.higher_score) == (2, 1, 2)
+    words = next(relation for relation in report.relations if relation.dimension == "fewer words")
+    assert words.within.mean == 1
+    assert "2 pairs success ≻ failure of 1 tasks" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_shared_log(shared_data: Path) -> None:
+    report, pairs = airline.make_report(score_file(shared_data / "tau_bench" / "gpt4o_airline_trajectories.jsonl"))
+    assert (report.attempts, report.tasks, report.successes, report.bad_lines) == (60, 15, 17, 0)
+    assert (report.pairs, report.tasks_with_pairs) == (27, 8)
+    rewards = {(p.chosen.task_id, p.chosen.copy_index) for p in pairs}
+    assert not rewards & {(p.rejected.task_id, p.rejected.copy_index) for p in pairs}
