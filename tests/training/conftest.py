@@ -94,7 +94,10 @@ def gradients() -> Callable[..., dict[str, torch.Tensor]]:
 
 
 def _trajectory(task_id: str, seed: int, copy: int) -> Trajectory:
-    """A made-up attempt: the prompt follows from the task, the rest from the seed; up to three turns with replies."""
+    """A made-up attempt: the prompt follows from the task, the rest from the seed; up to three turns with replies.
+
+    Its first token says its mode.
+    """
     prompt_rng, rng = random.Random(task_id), random.Random(seed * 1000 + copy)
     turns = [
         Turn(
@@ -111,6 +114,7 @@ def _trajectory(task_id: str, seed: int, copy: int) -> Trajectory:
         prompt_ids=tuple(prompt_rng.randrange(1, 50) for _ in range(prompt_rng.randint(3, 12))),
         turns=tuple(turns),
         stop=StopReason.ANSWERED,
+        mode="think" if turns[0].ids[0] % 2 else "no_think",
         seed=seed,
         copy_index=copy,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tirkit.methods.autotool.decoupled import EntropyControl, EntropyTerm
 from tirkit.text.masks import TokenRow
 from tirkit.training.base import training_arguments
 from tirkit.training.rl import RLSettings, RLTrainer
@@ -41,7 +42,10 @@ def attempt(request):
         Turn(text="x", ids=some_ids(rng, 1, 6)),
     )
     prompt_ids = some_ids(random.Random(request.task.id), 3, 12)
-    return Trajectory(task_id=request.task.id, prompt=(), prompt_ids=prompt_ids, turns=turns, stop=StopReason.ANSWERED)
+    mode = "think" if turns[0].ids[0] % 2 else "no_think"  # its first token says it
+    return Trajectory(
+        task_id=request.task.id, prompt=(), prompt_ids=prompt_ids, turns=turns, stop=StopReason.ANSWERED, mode=mode
+    )
 
 
 def reward(trajectory, task):
@@ -63,7 +67,14 @@ def rl(model, folder, num_processes, steps):
         save_steps=1,
         logging_steps=1,
     )
-    settings = RLSettings(num_generations=3, iterations=2, num_processes=num_processes, std=True)
+    # Targets amid this model's entropies (nearly uniform over 50 tokens: 3.7 nats), so that a part of the gates is open.
+    terms = (
+        EntropyTerm("think", coefficient=0.05, target=3.75, rate=0.5),
+        EntropyTerm("all", "mode", coefficient=0.05, target=3.73, rate=0.01, step="sign"),
+    )
+    settings = RLSettings(
+        num_generations=3, iterations=2, num_processes=num_processes, std=True, entropy=EntropyControl(terms)
+    )
     tasks = [Task(id=f"t{i}", prompt=()) for i in range(6)]
     rollout = lambda requests: [attempt(request) for request in requests]  # noqa: E731
     trainer = RLTrainer(model, args, settings, tasks, rollout, reward, pad_id=0)

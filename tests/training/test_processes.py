@@ -45,8 +45,19 @@ def test_two_processes_equal_one(results, what):
         assert {k: b[k] for k in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-5)
 
 
+def test_the_entropy_coefficients_follow_the_entropies_of_all_processes(results):
+    """Every one moved, by more than the tolerance of the comparison above, and each gate was open for some."""
+    for log in (result["rl"]["log"] for result in results):
+        for name in ("think", "all_mode_token"):
+            first, second, third = (line[f"entropy_coef/{name}"] for line in log)
+            assert first == 0.05
+            assert min(abs(second - first), abs(third - second)) > 1e-4
+            assert any(0 < line[f"entropy_gate/{name}"] < 1 for line in log)
+
+
 def test_two_processes_resume_exactly_in_the_middle_of_a_window(results):
     _, two = results
+    assert two["resumed"]["log"][-1]["entropy_coef/think"] == two["rl"]["log"][-1]["entropy_coef/think"]
     assert [line["step"] for line in two["resumed"]["log"]] == [1, 2, 3]
     for name, value in two["rl"]["weights"].items():
         assert torch.equal(two["resumed"]["weights"][name], value), name

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from tirkit.methods.autotool.decoupled import decoupled
 from tirkit.text.masks import token_row
 from tirkit.training.base import training_arguments
 from tirkit.training.rl import RLSettings, RLTrainer
@@ -119,6 +120,8 @@ def theirs(model, tasks, attempts, reward, settings, accumulation, tmp_path):
         ({"std": False, "iterations": 4, "clip_low": 0.02, "clip_high": 0.03}, 2),
         ({"std": True, "mean": "trajectory", "iterations": 2}, 2),
         ({"std": True, "shared_prefix": False}, 2),
+        # What the entropy controller computes changes nothing while its coefficients are 0.
+        ({"std": True, "iterations": 2, "entropy": decoupled(short=0.0, long=0.0, rate=0.0)}, 2),
     ],
 )
 def test_gradients_equal_trls(make_model, tasks, make_trajectory, share_of_even, tmp_path, settings, accumulation):

@@ -96,6 +96,27 @@ def paired_difference(
     return estimate((a - b for a, b in pairs if a is not None and b is not None), seed)
 
 
+def acu(items: Sequence[Item], num_parameters: float, seed: int = 0) -> Estimate | None:
+    """Accuracy per computation: success / (parameters in billions × thousands of output tokens), a ratio of means.
+
+    Its error and interval are over resampled items, success and tokens together. None where nothing is judged.
+    """
+    pairs = [(item.metrics.get("success"), item.metrics["output_tokens"]) for item in items]
+    judged = np.array([pair for pair in pairs if pair[0] is not None], dtype=float)
+    if len(judged) == 0:
+        return None
+    unit = num_parameters / 1e9 / 1e3
+    rng = np.random.default_rng(seed)
+    means = (judged[rng.integers(len(judged), size=len(judged))].mean(0) for _ in range(NUM_RESAMPLES))
+    ratios = np.array([success / (unit * tokens) for success, tokens in means])
+    low, high = np.quantile(ratios, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    success, tokens = judged.mean(0)
+    stderr = float(ratios.std()) if len(judged) > 1 else None
+    return Estimate(
+        mean=float(success / (unit * tokens)), stderr=stderr, low=float(low), high=float(high), n=len(judged)
+    )
+
+
 def is_seen(task: Task, seen: Collection[str]) -> bool | None:
     """Whether all of the task's gold tools are among `seen`; None where it has no gold calls."""
     names = {call.name for call in task.gold_calls or ()}
@@ -105,12 +126,14 @@ def is_seen(task: Task, seen: Collection[str]) -> bool | None:
 def item_metrics(trajectory: Trajectory, task: Task) -> dict[str, float | None]:
     """All metrics of one attempt, by name; those of the calls are defined by `tirkit.scoring.calls.call_scores`.
 
-    Agreement with the gold calls is None where the task does not judge calls, `success` where nothing can judge it.
+    Agreement with the gold calls is None where the task does not judge calls, `success` where nothing can judge it,
+    `think_rate` (1 for an attempt that thinks) where an attempt has no mode.
     Tokens: of the prompt, handed back (documents, results), written by the policy.
     """
     scores = {} if task.gold_calls is None else call_scores(trajectory, task)
     judged = verdict(trajectory, task)
     problems = any(turn.problems for turn in trajectory.turns)
+    thinks = None if trajectory.mode is None else float(trajectory.mode == "think")
     finished = trajectory.stop in (StopReason.ANSWERED, StopReason.CALLS_COMPLETE)
     return {
         "success": None if judged is Verdict.UNSCORED else float(judged is Verdict.RIGHT),
@@ -120,6 +143,7 @@ def item_metrics(trajectory: Trajectory, task: Task) -> dict[str, float | None]:
         "reply_tokens": float(sum(len(turn.reply_ids) for turn in trajectory.turns)),
         "output_tokens": float(trajectory.num_sampled),
         "num_calls": float(len(trajectory.calls)),
+        "think_rate": thinks,
     }
 
 
@@ -144,9 +168,11 @@ def make_item(trajectory: Trajectory, task: Task, seen: Collection[str], **extra
 
 
 def groups_of(item: Item) -> tuple[str, ...]:
-    """The groups an item counts in: 'all', 'seen' or 'unseen', and its kind as 'kind: …'."""
+    """The groups an item counts in: 'all', 'seen' or 'unseen', its kind as 'kind: …', its mode as 'mode: …'."""
     split = () if item.seen is None else ("seen" if item.seen else "unseen",)
-    return ("all", *split, *((f"kind: {item.kind}",) if item.kind else ()))
+    thinks = item.metrics.get("think_rate")
+    mode = () if thinks is None else ("mode: think" if thinks else "mode: no_think",)
+    return ("all", *split, *((f"kind: {item.kind}",) if item.kind else ()), *mode)
 
 
 def summarise(items: Sequence[Item], seed: int = 0) -> dict[str, dict[str, Estimate]]:

@@ -1,4 +1,4 @@
-"""Agreement of tool calls with the gold calls (TInR, arXiv 2604.10788, reward and metrics). Types are strict.
+"""Agreement of tool calls with the gold calls (TInR, arXiv 2604.10788, reward and metrics). Types: strict unless told.
 
 What counts as predicted: all calls of the trajectory. Where a call block could not be read, down to the last line, as
 calls of known tools, nothing counts: it could hide anything. `None` stands for that below. In the same way a malformed
@@ -12,7 +12,7 @@ from typing import cast
 from scipy.optimize import linear_sum_assignment  # pyright: ignore
 
 from tirkit.text.dialects import CALL_PROBLEM
-from tirkit.text.schema import canonical, canonical_value
+from tirkit.text.schema import Equality, canonical, canonical_value
 from tirkit.types import Task, ToolCall, Trajectory
 
 _SCORES: tuple[str, ...] = ("id_em", "id_f1", "call_em", "tool_accuracy", "parameter_accuracy", "joint_accuracy")
@@ -55,14 +55,17 @@ def r_correct(trajectory: Trajectory, task: Task) -> float:
     return r_tool(gold, predicted) + r_param(gold, predicted) if predicted else 0.0
 
 
-def calls_right(trajectory: Trajectory, task: Task) -> bool:
+def calls_right(trajectory: Trajectory, task: Task, equality: Equality = "strict") -> bool:
     """Whether the calls equal the gold calls, in any order; true where the task's calls are not judged."""
     if task.gold_calls is None:
         return True
     if not task.gold_calls:
         return len(trajectory.turns) == 1 and bool(trajectory.answer) and not trajectory.turns[0].problems
     predicted = predicted_calls(trajectory)
-    return predicted is not None and Counter(map(canonical, task.gold_calls)) == Counter(map(canonical, predicted))
+    if predicted is None:
+        return False
+    gold, made = (Counter(canonical(call, equality) for call in calls) for calls in (task.gold_calls, predicted))
+    return gold == made
 
 
 def call_scores(trajectory: Trajectory, task: Task) -> dict[str, float]:

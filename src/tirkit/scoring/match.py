@@ -11,6 +11,7 @@ from enum import StrEnum
 from tirkit.scoring.calls import calls_right
 from tirkit.scoring.maths import expressions_equal
 from tirkit.text.answers import answer_words, normalise_answer, unbox
+from tirkit.text.schema import Equality
 from tirkit.types import StopReason, Task, Trajectory
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,400}|\d{1,3}(?:,\d{3}){1,130})?(?:\.\d{0,400})?(?:[eE][-+]?\d{1,3})?", re.ASCII)
@@ -27,12 +28,12 @@ class Verdict(StrEnum):
     UNSCORED = "unscored"
 
 
-def verdict(trajectory: Trajectory, task: Task) -> Verdict:
+def verdict(trajectory: Trajectory, task: Task, equality: Equality = "strict") -> Verdict:
     """Task success: the attempt ended by itself, with the gold calls where they are judged and the answer if given."""
     judged = task.gold_calls is not None or task.answer is not None
     if not judged or trajectory.stop is StopReason.POLICY_FAILED:
         return Verdict.UNSCORED
-    right = trajectory.stop in _FINISHED and calls_right(trajectory, task) and answer_right(trajectory, task)
+    right = trajectory.stop in _FINISHED and calls_right(trajectory, task, equality) and answer_right(trajectory, task)
     return Verdict.RIGHT if right else Verdict.WRONG
 
 

@@ -16,12 +16,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from tirkit.losses.advantage import group_advantages
@@ -29,14 +29,14 @@ from tirkit.losses.policy import clipped_surrogate
 from tirkit.methods.autotool.decoupled import EntropyControl, EntropyState, entropy_bonus, trajectory_entropies
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import RolloutRequest
-from tirkit.text.masks import TokenRow, token_row
-from tirkit.training.base import StepTrainer, rows_of_step
+from tirkit.training.base import StepTrainer
 from tirkit.training.callbacks import Clock, ModeState
 from tirkit.training.forward import why_no_trees
 from tirkit.training.optim import OptimizerName
 from tirkit.training.prefix import ScoredBatch, cut_rows, cut_trees, plain_batch, tree_batch
 from tirkit.training.tally import Tally
-from tirkit.types import Group, Mode, RewardBreakdown, StopReason, Task, Trajectory
+from tirkit.training.window import MODES, Draw, MicroBatch, ScoredRow, Windows, micro_batch, scored_row
+from tirkit.types import Group, RewardBreakdown, StopReason, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,6 @@ RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 RewardFn = Callable[[Trajectory, Task], RewardBreakdown]
 GroupFn = Callable[[int, Group, Sequence[RewardBreakdown]], None]
 """Called as on_group(step, group, rewards) with every group this process rolled out."""
-
-MODES: tuple[Mode, ...] = ("think", "no_think")
 
 
 @dataclass(frozen=True)
@@ -89,59 +87,6 @@ class RLSettings:
     num_processes: int = 1
 
 
-@dataclass(frozen=True)
-class _Scored(TokenRow):
-    """A trajectory ready for training."""
-
-    advantage: float
-    mode: Mode | None = None
-    forced: bool = False
-    well_formed: bool = False
-
-
-@dataclass
-class _MicroBatch:
-    """`old_logps_N` is set by the window's first pass; the policy has not moved before that."""
-
-    scored: ScoredBatch
-    advantages_N: Tensor
-    weights_N: Tensor
-    sampled_logps_N: Tensor  # 0 where unknown
-    mode_R: Tensor  # index into MODES, -1 for none
-    covered_KR: Tensor  # see EntropyTerm.covers
-    num_rows: Tensor  # trajectories of the whole step
-    old_logps_N: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> "_MicroBatch":
-        """The same on `device`."""
-        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
-        return _MicroBatch(**moved)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A task and its place in the endless stream of shuffled epochs, which no other draw of the run shares."""
-
-    place: int
-    task: Task
-
-
-class _Windows(Dataset[list[_Draw]]):
-    """Item s = the draws of this process for optimiser step s."""
-
-    def __init__(self, tasks: Sequence[Task], args: TrainingArguments, settings: RLSettings, size: int):
-        self.tasks, self.args, self.settings, self.size = tasks, args, settings, size
-
-    def __len__(self) -> int:
-        return self.args.max_steps
-
-    def __getitem__(self, step: int) -> list[_Draw]:
-        window, batch = step // self.settings.iterations, self.size * self.args.world_size
-        indices = rows_of_step(window, len(self.tasks), batch, self.args.seed, self.settings.shuffle)
-        start = self.args.process_index * self.size
-        return [_Draw(window * batch + k, self.tasks[indices[k]]) for k in range(start, start + self.size)]
-
-
 class RLTrainer(StepTrainer):
     """Trains `model` on rollouts of `tasks`.
 
@@ -176,7 +121,7 @@ class RLTrainer(StepTrainer):
         super().__init__(
             model,
             args,
-            _Windows(tasks, args, settings, size),
+            Windows(tasks, args, size, settings.iterations, settings.shuffle),
             optimizer_name=settings.optimizer,
             clock=Clock(max_seconds),
             callbacks=[self.modes, *callbacks],
@@ -184,24 +129,24 @@ class RLTrainer(StepTrainer):
         )
         self.settings, self.tasks, self.rollout, self.reward = settings, tasks, rollout, reward
         self.pad_id, self.on_group = pad_id, on_group
-        self._window: list[_MicroBatch] | None = None
+        self._window: list[MicroBatch] | None = None
         self._tally = Tally()
         self._covered: list[Tensor] = []  # this step's entropies, by term: (K, 2) sums and counts a micro-batch
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[list[_Draw]], num_batches: int, device: torch.device
-    ) -> tuple[list[list[_MicroBatch]], None]:
+        self, epoch_iterator: Iterator[list[Draw]], num_batches: int, device: torch.device
+    ) -> tuple[list[list[MicroBatch]], None]:
         """Micro-batches of one optimiser step: fresh ones, or again those of the window in use."""
         draws = next(epoch_iterator)
         if self.state.global_step % self.settings.iterations == 0:
             self._window = self._collect(draws, device)
         elif self._window is None:  # resumed in the middle of a window
-            with torch.serialization.safe_globals([_MicroBatch, ScoredBatch]):
+            with torch.serialization.safe_globals([MicroBatch, ScoredBatch]):
                 saved = torch.load(self._window_file(self.resumed_from), weights_only=True)
             self._window = [batch.to(device) for batch in saved]
         return [self._window], None
 
-    def _collect(self, draws: list[_Draw], device: torch.device) -> list[_MicroBatch]:
+    def _collect(self, draws: list[Draw], device: torch.device) -> list[MicroBatch]:
         """Roll out the tasks and make batches of what came back."""
         started, copies = time.monotonic(), range(self.settings.num_generations)
         forced = self._num_forced()
@@ -229,7 +174,7 @@ class RLTrainer(StepTrainer):
         guard, rate = self.settings.guard, self.modes.think_rate
         return guard.copies if guard and rate is not None and rate < guard.below else 0
 
-    def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[_Scored]:
+    def _score(self, requests: list[RolloutRequest], trajectories: list[Trajectory]) -> list[ScoredRow]:
         """Rewards and advantages; without what counts in no group."""
         size = self.settings.num_generations
         rewards = [self.reward(t, request.task) for t, request in zip(trajectories, requests, strict=True)]
@@ -247,45 +192,38 @@ class RLTrainer(StepTrainer):
             for start in range(0, len(trajectories), size):
                 group = Group(task_id=requests[start].task.id, trajectories=tuple(trajectories[start : start + size]))
                 self.on_group(self.state.global_step, group, rewards[start : start + size])
-        return [_scored(trajectories[i], advantages[i], requests[i].mode is not None) for i in kept]
+        return [scored_row(trajectories[i], advantages[i], requests[i].mode is not None) for i in kept]
 
-    def _micro_batches(self, rows: list[_Scored], device: torch.device) -> list[_MicroBatch]:
+    def _micro_batches(self, rows: list[ScoredRow], device: torch.device) -> list[MicroBatch]:
         """Tensors, with the denominators of the whole step over all processes; what teaches nothing is left out."""
         counts = [sum(row.tool_mask) for row in rows]
         # Without advantage or entropy term a row has no gradient; one without a trained token never has.
-        bonus = self.settings.entropy is not None
-        learning = [row for row, count in zip(rows, counts, strict=True) if count and (row.advantage or bonus)]
+        control = self.settings.entropy
+        covered = [control is not None and any(row.covered_by(term) for term in control.terms) for row in rows]
+        learning = [row for row, n, on in zip(rows, counts, covered, strict=True) if n and (row.advantage or on)]
         self._tally.add("computed_tokens", sum(sum(row.tool_mask) for row in learning), sum(counts))
         pieces = (cut_trees if self.shared_prefix else cut_rows)(learning, self.settings.max_tokens)
         chosen = [row.mode == "think" for row in rows if row.mode and not row.forced]
+        self._tally.add("think_rate", sum(chosen), len(chosen))
         mine = [sum(counts), sum(map(bool, counts)), sum(chosen), len(chosen), len(pieces)]
         every = cast(Tensor, self.accelerator.gather(torch.tensor([mine], device=device)))
         num_tokens, num_rows, num_thinking, num_chosen, _ = every.sum(0).tolist()
         if num_chosen:
             self.modes.think_rate = num_thinking / num_chosen
         # All processes must take part in every forward, with nothing to train on if need be.
-        nothing = _Scored((self.pad_id,), (self.pad_id,), (0,), (0.0,), 0.0)
+        nothing = ScoredRow((self.pad_id,), (self.pad_id,), (0,), (0.0,), 0.0)
         pieces += [[nothing]] * (max(1, int(every[:, -1].max())) - len(pieces))
-        return [self._tensors(piece, max(1, num_tokens), max(1, num_rows)).to(device) for piece in pieces]
-
-    def _tensors(self, rows: list[_Scored], num_tokens: int, num_rows: int) -> _MicroBatch:
-        scored = tree_batch(rows) if self.shared_prefix else plain_batch(rows, self.pad_id)
-        by_token = self.settings.mean == "token"
-        weights = [1 / num_tokens if by_token else 1 / (max(1, sum(row.tool_mask)) * num_rows) for row in rows]
-        logps = [logp for row in rows for logp, on in zip(row.old_logps, row.tool_mask, strict=True) if on]
-        covers = self.settings.entropy.covers if self.settings.entropy else lambda *_: ()
-        covered = [covers(row.mode, row.well_formed, bool(row.tool_mask[0])) for row in rows]
-        return _MicroBatch(
-            scored,
-            advantages_N=torch.tensor([row.advantage for row in rows])[scored.row_N],
-            weights_N=torch.tensor(weights)[scored.row_N],
-            sampled_logps_N=torch.tensor(logps),
-            mode_R=torch.tensor([MODES.index(row.mode) if row.mode else -1 for row in rows]),
-            covered_KR=torch.tensor(covered).T,
-            num_rows=torch.tensor(num_rows),
+        lay_out = tree_batch if self.shared_prefix else partial(plain_batch, pad_id=self.pad_id)
+        share = partial(
+            micro_batch,
+            num_tokens=max(1, num_tokens),
+            num_rows=max(1, num_rows),
+            by_token=self.settings.mean == "token",
+            control=control,
         )
+        return [share(piece, lay_out(piece)).to(device) for piece in pieces]
 
-    def batch_loss(self, model: nn.Module, batch: _MicroBatch) -> Tensor:
+    def batch_loss(self, model: nn.Module, batch: MicroBatch) -> Tensor:
         """Policy loss and entropy bonus of one micro-batch, a part of the step's sum."""
         s = self.settings
         logps_N, entropy_N = model(
@@ -309,7 +247,7 @@ class RLTrainer(StepTrainer):
         self._tally.add("entropy", entropy_N.detach().sum(), len(logps_N))
         return loss - self._bonus(batch, entropy_N)
 
-    def _bonus(self, batch: _MicroBatch, entropy_N: Tensor) -> Tensor | float:
+    def _bonus(self, batch: MicroBatch, entropy_N: Tensor) -> Tensor | float:
         """The entropy bonus of a micro-batch; notes the entropies by mode and by term."""
         mean_R, first_R = trajectory_entropies(entropy_N, batch.scored.row_N, len(batch.mode_R))
         for i, mode in enumerate(MODES):
@@ -375,12 +313,6 @@ class RLTrainer(StepTrainer):
 
     def _window_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"window_{self.args.process_index}.pt"
-
-
-def _scored(trajectory: Trajectory, advantage: float, forced: bool) -> _Scored:
-    well_formed = not any(turn.problems for turn in trajectory.turns)
-    row = token_row(trajectory)
-    return _Scored(**vars(row), advantage=advantage, mode=trajectory.mode, forced=forced, well_formed=well_formed)
 
 
 def _check(args: TrainingArguments, settings: RLSettings, tasks: Sequence[Task]) -> None:

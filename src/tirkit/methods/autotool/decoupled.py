@@ -104,10 +104,6 @@ class EntropyControl:
         """The state before the first step."""
         return EntropyState(tuple(term.coefficient for term in self.terms))
 
-    def covers(self, mode: Mode | None, well_formed: bool, mode_trained: bool) -> tuple[bool, ...]:
-        """Term by term, whether it covers a trajectory."""
-        return tuple(term.covers(mode, well_formed, mode_trained) for term in self.terms)
-
     def advance(self, state: EntropyState, sums: Sequence[float], counts: Sequence[float]) -> EntropyState:
         """The state after a step in which each term covered `counts` trajectories, their entropies adding to `sums`."""
         moved = [
