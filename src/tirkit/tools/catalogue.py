@@ -108,6 +108,11 @@ def load_catalogue(paths: str | Path | Sequence[str | Path], format: FileFormat 
     return Catalogue(tuple(named), tuple(issues), merged, renamed)
 
 
+def unique_names(tools: Iterable[ToolSchema]) -> tuple[ToolSchema, ...]:
+    """The tools without exact duplicates, each under a name of its own; see `Catalogue` and `ToolSchema`."""
+    return tuple(_rename(_merge(tools)[0])[0])
+
+
 def _documents(records: Iterable[JsonRecord]) -> Iterator[JsonRecord]:
     """Tool documents one by one: lists of them, alone or under "function", are taken apart."""
     for record in records:

@@ -1,0 +1,1 @@
+"""Public benchmarks, scored as their authors do; one small file each."""

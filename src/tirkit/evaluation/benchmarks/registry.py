@@ -1,0 +1,22 @@
+"""All benchmarks, by name."""
+
+from tirkit.evaluation.benchmarks.api_bank import API_BANK
+from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError
+from tirkit.evaluation.benchmarks.bfcl import BFCL
+from tirkit.evaluation.benchmarks.maths import MATHS
+from tirkit.evaluation.benchmarks.metatool import METATOOL
+from tirkit.evaluation.benchmarks.nestful import NESTFUL
+from tirkit.evaluation.benchmarks.qa import QA
+from tirkit.evaluation.benchmarks.seal_tools import SEAL_TOOLS
+from tirkit.evaluation.benchmarks.stabletoolbench import STABLETOOLBENCH
+from tirkit.evaluation.benchmarks.toolalpaca import TOOLALPACA
+
+ALL = (BFCL, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in ALL}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. BenchmarkError where there is none."""
+    if name not in BENCHMARKS:
+        raise BenchmarkError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
