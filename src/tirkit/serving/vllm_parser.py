@@ -143,6 +143,75 @@ def spelled_by(tools: Tools, tokenizer: Any) -> Tools:
     return Tools(known | dict(tools.names or {}), tools.selection)
 
 
+class TurnParser:
+    """What vLLM asks of a tool parser; `register` puts it before vLLM's own base class.
+
+    `api` is the module of vLLM's API types, `written` the tools as tools.json has them.
+    """
+
+    api: Any
+    written: Tools
+    supports_required_and_named = False  # a forced call is read like any other: its form is ours, not plain JSON
+    engine_based_streaming = True  # so that what is read is sent also where there is no call in it
+    known: Tools | None = None
+    prev_tool_call_arr: list[dict[str, Any]]
+    streamed_args_for_tool: list[str]
+
+    def __init__(self, tokenizer: Any, *tools: Any) -> None:
+        super().__init__(tokenizer, *tools)  # pyright: ignore[reportCallIssue]
+        kind = type(self)
+        kind.known = kind.known or spelled_by(self.written, tokenizer)
+        self.reader = TurnReader(kind.known)
+
+    def adjust_request(self, request: Any) -> Any:
+        """The request with its tags and tool tokens kept in the text; nothing is forced."""
+        if request.tools and request.tool_choice != "none":
+            request.skip_special_tokens = False  # some base models count <tool_call> among them
+            if "spaces_between_special_tokens" in type(request).model_fields:
+                request.spaces_between_special_tokens = False
+        return request
+
+    def extract_tool_calls(self, model_output: str, request: Any) -> Any:
+        """A whole turn's text and calls."""
+        reader = TurnReader(self.reader.tools)
+        pieces = [*reader.feed(model_output), *reader.finish()]
+        functions = [self.api.FunctionCall(name=name, arguments=text) for piece in pieces for name, text in piece.calls]
+        calls = [self.api.ToolCall(function=function) for function in functions]
+        text = "".join(piece.text for piece in pieces)
+        return self.api.ExtractedToolCallInformation(tools_called=bool(calls), tool_calls=calls, content=text or None)
+
+    def extract_tool_calls_streaming(
+        self,
+        previous_text: str,
+        current_text: str,
+        delta_text: str,
+        previous_token_ids: Any,
+        current_token_ids: Any,
+        delta_token_ids: Any,
+        request: Any,
+    ) -> Any:
+        """What the client is sent now that `delta_text` was written; None for nothing."""
+        return self._delta(self.reader.feed(delta_text))
+
+    def finish_streaming(self) -> Any:
+        """What the client is sent at the end."""
+        return self._delta(self.reader.finish())
+
+    def _delta(self, pieces: list[Piece]) -> Any:
+        calls = [self._call(*call) for piece in pieces for call in piece.calls]
+        text = "".join(piece.text for piece in pieces)
+        return self.api.DeltaMessage(content=text or None, tool_calls=calls) if text or calls else None
+
+    def _call(self, name: str, arguments: str) -> Any:
+        # vLLM reads these to know what of the arguments is still to be sent: nothing.
+        self.prev_tool_call_arr.append({"name": name, "arguments": arguments})
+        self.streamed_args_for_tool.append(arguments)
+        self.current_tool_id, self.current_tool_name_sent = len(self.prev_tool_call_arr) - 1, True
+        function = self.api.DeltaFunctionCall(name=name, arguments=arguments)
+        id_ = f"call_{uuid.uuid4().hex[:24]}"
+        return self.api.DeltaToolCall(id=id_, type="function", index=self.current_tool_id, function=function)
+
+
 def register() -> None:
     """Make the parser known to vLLM as `tirkit`."""
     from vllm.tool_parsers.abstract_tool_parser import (  # pyright: ignore[reportMissingImports]
@@ -156,63 +225,8 @@ def register() -> None:
         from vllm.entrypoints.openai.engine import protocol as api  # pyright: ignore[reportMissingImports]
 
     written = load_tools(Path(__file__).with_name("tools.json"))
-
-    class TirkitToolParser(ToolParser):
-        supports_required_and_named = False  # a forced call is read like any other: its form is ours, not plain JSON
-        engine_based_streaming = True  # so that what is read is sent also where there is no call in it
-        tools_by_token: Tools | None = None
-
-        def __init__(self, tokenizer: Any, tools: Any = None):
-            super().__init__(tokenizer, tools)
-            kind = type(self)
-            kind.tools_by_token = kind.tools_by_token or spelled_by(written, tokenizer)
-            self.reader = TurnReader(kind.tools_by_token)
-
-        def adjust_request(self, request: Any) -> Any:
-            if request.tools and request.tool_choice != "none":
-                request.skip_special_tokens = False  # some base models count <tool_call> among them
-                if "spaces_between_special_tokens" in type(request).model_fields:
-                    request.spaces_between_special_tokens = False
-            return request
-
-        def extract_tool_calls(self, model_output: str, request: Any) -> Any:
-            reader = TurnReader(self.reader.tools)
-            pieces = [*reader.feed(model_output), *reader.finish()]
-            functions = [api.FunctionCall(name=name, arguments=text) for piece in pieces for name, text in piece.calls]
-            calls = [api.ToolCall(function=function) for function in functions]
-            text = "".join(piece.text for piece in pieces)
-            return api.ExtractedToolCallInformation(tools_called=bool(calls), tool_calls=calls, content=text or None)
-
-        def extract_tool_calls_streaming(
-            self,
-            previous_text: str,
-            current_text: str,
-            delta_text: str,
-            previous_token_ids: Any,
-            current_token_ids: Any,
-            delta_token_ids: Any,
-            request: Any,
-        ) -> Any:
-            return self.delta(self.reader.feed(delta_text))
-
-        def finish_streaming(self) -> Any:
-            return self.delta(self.reader.finish())
-
-        def delta(self, pieces: list[Piece]) -> Any:
-            calls = [self.call(*call) for piece in pieces for call in piece.calls]
-            text = "".join(piece.text for piece in pieces)
-            return api.DeltaMessage(content=text or None, tool_calls=calls) if text or calls else None
-
-        def call(self, name: str, arguments: str) -> Any:
-            # vLLM reads these to know what of the arguments is still to be sent: nothing.
-            self.prev_tool_call_arr.append({"name": name, "arguments": arguments})
-            self.streamed_args_for_tool.append(arguments)
-            self.current_tool_id, self.current_tool_name_sent = len(self.prev_tool_call_arr) - 1, True
-            function = api.DeltaFunctionCall(name=name, arguments=arguments)
-            id_ = f"call_{uuid.uuid4().hex[:24]}"
-            return api.DeltaToolCall(id=id_, type="function", index=self.current_tool_id, function=function)
-
-    ToolParserManager.register_module("tirkit", module=TirkitToolParser)
+    parser = type("TirkitToolParser", (TurnParser, ToolParser), {"api": api, "written": written})
+    ToolParserManager.register_module("tirkit", module=parser)
 
 
 if __name__ == "tirkit_tool_parser":  # as vLLM loads it, beside tools.json
