@@ -54,3 +54,58 @@ def test_digest_and_differences_follow_every_setting() -> None:
     right = RunConfig.model_validate_json('{"rl": {"lr": 0.5}}')
     assert left.digest != right.digest
     assert differences(left, right) == [f"rl.lr: {left.rl.lr} → 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[tasks]\npath = "q.jsonl"\n', ["'embedded' tools go with 'embedded' questions"]),
+        ('[model]\npath = "other"\n[warmup]\ngeneral = 0.1\n', ["warmup.general > 0", "set it to 0"]),
+        ("[repair]\nenabled = true\n", ["repair.enabled needs candidates.enabled = true"]),
+        ("[finetune]\nenabled = true\n", ["finetune.enabled needs pairs.enabled = true"]),
+        ("[reward_model]\nenabled = true\n", ["reward_model.enabled needs pairs.enabled = true"]),
+        ("[candidates]\nenabled = true\n[pairs]\nenabled = true\n", ['pairs.repairs = "use" needs repair.enabled']),
+        (
+            '[candidates]\nenabled = true\n[pairs]\nenabled = true\nrepairs = "none"\n[reward_model]\nenabled = true\n',
+            ["needs preference pairs", "pairs.outcomes = true"],
+        ),
+        (
+            '[candidates]\nenabled = true\n[repair]\nenabled = true\nrepairer = "rules"\nrules = false\n',
+            ["leaves nobody to repair"],
+        ),
+        (
+            '[candidates]\nenabled = true\n[repair]\nenabled = true\nrepairer = "gpt"\n',
+            ["repair.repairer is an endpoint", 'catalogue.indexing = "none"', "rollout.prompt"],
+        ),
+        ('[candidates]\nenabled = true\npolicy = "gpt"\n', ["candidates.policy is an endpoint"]),
+        ('[rl]\nreward = "trajectory"\n', ["reward_model.enabled = true", "rl.bonus_weight = 0"]),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_said_before_anything_runs(tmp_path, text, expected) -> None:
+    with pytest.raises(ConfigError, match="make no sense together") as caught:
+        load_config(write(tmp_path, text))
+    for part in expected:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[rl]\nreward = "trajectory"\nbonus_weight = 0.0\n',
+        '[candidates]\nenabled = true\npolicy = "gpt"\nlog = "attempts.jsonl"\n',  # the log is read, nobody asked
+        '[rl]\nenabled = false\nreward = "trajectory"\n',
+        '[model]\npath = "other"\n[warmup]\nenabled = false\ngeneral = 0.1\n',
+    ],
+)
+def test_settings_of_what_is_switched_off_do_not_matter(tmp_path, text) -> None:
+    load_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[1] / "configs").rglob("*.toml")),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_shipped_configs_and_their_arms_can_be_loaded(path: Path) -> None:
+    for arm in ["", *arm_names(path)]:
+        load_config(path, arm=arm)

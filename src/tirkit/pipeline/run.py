@@ -122,8 +122,8 @@ def synthesise(ctx: Context) -> Facts:
 
 
 def test(ctx: Context) -> Facts:
-    """The test questions, asked of every model that `tested` names."""
-    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in tested(ctx)]
+    """The test questions, asked of every model that `models_to_ask` names."""
+    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in models_to_ask(ctx)]
     ctx.folder.write_records("test_results", results)
     facts: Facts = {}
     for result in results:
@@ -133,8 +133,8 @@ def test(ctx: Context) -> Facts:
     return facts
 
 
-def tested(ctx: Context) -> list[str]:
-    """The stages whose models are tested: the last one, and those before fine-tuning and RL, whose part shows so."""
+def models_to_ask(ctx: Context) -> list[str]:
+    """Stages: the last one that left a model, and those before fine-tuning and RL, so that their part can be told."""
     rl = ctx.folder.mark("rl")
     skipped = rl is not None and bool(rl.facts.get("skipped"))
     steps = [stage for stage in ("finetune", "rl") if ctx.enabled(stage) and not (stage == "rl" and skipped)]

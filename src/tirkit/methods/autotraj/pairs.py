@@ -153,8 +153,8 @@ def draw_examples(datasets: Datasets, number: int, seed: int) -> Datasets:
     """
     if len(datasets.sft) < number:
         raise DatasetError(
-            f"{number} SFT examples are wanted (pairs.num_examples) and {len(datasets.sft)} passed: lower it, or sample "
-            "more (candidates.num_tasks, candidates.samples)"
+            f"{number} SFT examples are wanted (pairs.num_examples) and {len(datasets.sft)} passed: lower it, or "
+            "sample more (candidates.num_tasks, candidates.samples)"
         )
     chosen = sorted(random.Random(stable_seed(seed, "examples")).sample(range(len(datasets.sft)), number))
     return datasets.model_copy(update={"sft": tuple(datasets.sft[i] for i in chosen)})
