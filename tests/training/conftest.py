@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from tirkit.text.masks import TokenRow
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
@@ -140,3 +140,17 @@ def share_of_even() -> Callable[[Trajectory, Task], RewardBreakdown]:
         return RewardBreakdown(terms=(even, RewardTerm(name="small", value=float(ids[-1] < 25))))
 
     return reward
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step == self.step
+
+
+@pytest.fixture
+def stop_at() -> type[TrainerCallback]:
+    """A callback that ends a run after a step, as if it had been killed there."""
+    return _StopAt

@@ -67,7 +67,7 @@ def rl(model, folder, num_processes, steps):
         save_steps=1,
         logging_steps=1,
     )
-    # Targets amid this model's entropies (nearly uniform over 50 tokens: 3.7 nats), so that a part of the gates is open.
+    # Targets amid this model's entropies (nearly uniform over 50 tokens: 3.7 nats), so that some gates are open.
     terms = (
         EntropyTerm("think", coefficient=0.05, target=3.75, rate=0.5),
         EntropyTerm("all", "mode", coefficient=0.05, target=3.73, rate=0.01, step="sign"),

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, TrainerCallback
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tirkit.methods.autotool.decoupled import bonus
 from tirkit.training.base import training_arguments
@@ -12,14 +12,6 @@ from tirkit.training.rl import RLSettings, RLTrainer
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Turn
 
 SETTINGS = RLSettings(num_generations=3)
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        control.should_training_stop |= state.global_step == self.step
 
 
 @pytest.fixture
@@ -70,12 +62,12 @@ def make_trainer(make_model, tasks, sample, share_of_even, tmp_path):
 
 
 @pytest.mark.parametrize(("iterations", "killed_at"), [(1, 3), (3, 4), (3, 5)])
-def test_a_killed_run_goes_on_exactly(make_trainer, iterations, killed_at):
+def test_a_killed_run_goes_on_exactly(make_trainer, stop_at, iterations, killed_at):
     """Also inside the window in use: with 3 iterations, steps 3, 4 and 5 share their rollouts."""
     settings = dataclasses.replace(SETTINGS, iterations=iterations, optimizer="muon")
     whole = make_trainer("whole", settings, max_steps=7)
     whole.train()
-    make_trainer("parts", settings, max_steps=7, save_steps=1, callbacks=[StopAt(killed_at)]).train()
+    make_trainer("parts", settings, max_steps=7, save_steps=1, callbacks=[stop_at(killed_at)]).train()
     resumed = make_trainer("parts", settings, max_steps=7, save_steps=1)
     resumed.train(resume_from_checkpoint=True)
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
