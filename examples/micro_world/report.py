@@ -1,0 +1,161 @@
+"""Runs → one row an arm, as Markdown and as an HTML report with the curves."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.micro_world.arms import ARMS
+from scipy import stats
+
+from tirkit.evaluation.charts import Curve, Panel
+from tirkit.evaluation.report import ReportData, Table, write_report
+from tirkit.store import write_atomic
+
+RunRecord = Mapping[str, Any]
+Reader = Callable[[RunRecord], float]
+
+BACK = 0.5  # a share is back where it reaches this again: in `modes` every run starts there
+WATCHED = {"modes": "think/hard", "routes": "all/hard"}  # the share that must not die
+TITLES = {"modes": "Modes: does thinking survive where it pays?", "routes": "Routes: does the rare route come back?"}
+NOTE = (
+    "Means over seeds ± half a 95 % interval (Student's t). Shares in percent. What is least and the step of "
+    "recovery are of windows of five steps."
+)
+
+
+def least(run: RunRecord) -> float:
+    """The least share of the watched series in any window."""
+    return min(watched(run))
+
+
+def recovery(run: RunRecord) -> int | None:
+    """The first step, from the minimum on, by which the watched share is at `BACK`; None if it never is."""
+    shares = watched(run)
+    lowest = shares.index(min(shares))
+    later = zip(run["curve"][lowest:], shares[lowest:], strict=True)
+    return next((point["step"] for point, share in later if share >= BACK), None)
+
+
+def watched(run: RunRecord) -> list[float]:
+    """The watched series, 0 where there was no answer to count."""
+    return [point.get(WATCHED[run["study"]], 0.0) for point in run["curve"]]
+
+
+def during(run: RunRecord) -> float:
+    """Accuracy on hard problems over the whole of training."""
+    return sum(point["right/hard"] for point in run["curve"]) / len(run["curve"])
+
+
+def end(way: str, series: str, when: str = "after") -> Reader:
+    """A series at the end (or before), sampled freely ("auto") or with a mode or route forced."""
+    return lambda run: run[when][way].get(series, 0.0)
+
+
+def tokens(run: RunRecord) -> float:
+    """Tokens an answer at the end, over easy and hard problems alike."""
+    return (end("auto", "tokens/easy")(run) + end("auto", "tokens/hard")(run)) / 2
+
+
+COLUMNS: Mapping[str, Mapping[str, tuple[Reader, float]]] = {  # head → reader, and what it is multiplied by
+    "modes": {
+        "least thinking, hard": (least, 100),
+        "hard right in training": (during, 100),
+        "hard right": (end("auto", "right/hard"), 100),
+        "easy right": (end("auto", "right/easy"), 100),
+        "tokens": (tokens, 1),
+        "thinks, hard": (end("auto", "think/hard"), 100),
+        "thinks, easy": (end("auto", "think/easy"), 100),
+        "hard right, made to think": (end("think", "right/hard"), 100),
+    },
+    "routes": {
+        "rare route, start": (end("think", "all/hard", "before"), 100),
+        "right by it, start": (end("all", "right/hard", "before"), 100),
+        "right by the other, start": (end("skip", "right/hard", "before"), 100),
+        "rare route, end": (end("auto", "all/hard"), 100),
+        "hard right in training": (during, 100),
+        "hard right": (end("auto", "right/hard"), 100),
+        "right by the other, end": (end("skip", "right/hard"), 100),
+        "thinks": (end("auto", "think/hard"), 100),
+    },
+}
+
+
+def grouped(runs: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
+    """Complete runs by arm and setting, both in the order of `ARMS`."""
+    done = [run for run in runs if run["complete"]]
+    pairs = [(arm, candidate) for arm in ARMS for candidate in ARMS[arm].candidates]
+    groups = {pair: [run for run in done if (run["arm"], run["candidate"]) == pair] for pair in pairs}
+    return {pair: group for pair, group in groups.items() if group}
+
+
+def make_table(runs: Sequence[RunRecord], study: str) -> Table:
+    """One row an arm and setting."""
+    rows: list[tuple[str, ...]] = []
+    for (arm, setting), group in grouped(runs).items():
+        cells = [_cell([scale * read(run) for run in group]) for read, scale in COLUMNS[study].values()]
+        steps = [step for step in map(recovery, group) if step is not None]
+        back = f"{len(steps)} of {len(group)}" + (f" ({sum(steps) / len(steps):.0f})" if steps else "")
+        rows.append((ARMS[arm].title, setting, str(len(group)), *cells, back))
+    head = ("arm", "setting", "seeds", *COLUMNS[study], "back (at step)")
+    return Table(title=TITLES[study], head=head, rows=tuple(rows), note=NOTE)
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval over seeds (Student's t); 0 for one seed.
+
+    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]  # t(0.975, 2) = 4.303, standard error 1 / sqrt(3)
+    [2.0, 2.484]
+    """
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def panels(runs: Sequence[RunRecord], study: str) -> tuple[Panel, ...]:
+    """The watched share and accuracy on hard problems over training, means over seeds with standard errors."""
+    series = {WATCHED[study]: TITLES[study], "right/hard": "Hard problems answered rightly"}
+    return tuple(
+        Panel(title=title, curves=tuple(_curve(name, group) for group in grouped(runs).values()), y_label="share")
+        for name, title in series.items()
+    )
+
+
+def _curve(name: str, runs: Sequence[RunRecord]) -> Curve:
+    points = list(zip(*(run["curve"] for run in runs), strict=True))
+    values = [[point.get(name, 0.0) for point in same_step] for same_step in points]
+    stderr = tuple(float(stats.sem(v)) for v in values) if len(runs) > 1 else ()
+    return Curve(
+        name=ARMS[runs[0]["arm"]].title,
+        x=tuple(float(same_step[0]["step"]) for same_step in points),
+        y=tuple(sum(v) / len(v) for v in values),
+        stderr=stderr,
+    )
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown."""
+    lines = [table.head, ("---",) * len(table.head), *table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write(out: Path, studies: Sequence[str]) -> Path:
+    """`STUDY.md` beside the runs of each study, and one HTML report (left out of version control); its page."""
+    runs = {study: [json.loads(path.read_text()) for path in sorted((out / study).glob("*.json"))] for study in studies}
+    tables = [make_table(records, study) for study, records in runs.items()]
+    for study, table in zip(studies, tables, strict=True):
+        write_atomic(out / f"{study}.md", markdown(table))
+    write_atomic(out / "report" / ".gitignore", "*\n")
+    data = ReportData(
+        title="Micro world",
+        intro="Ten ways to reinforce a model that can answer at once or think first; see docs/methods/autotool.md.",
+        panels=tuple(panel for study, records in runs.items() for panel in panels(records, study)),
+        tables=tuple(tables),
+    )
+    return write_report(out / "report", data)
