@@ -164,6 +164,32 @@ def check(
     raise typer.Exit(1 if catalogue.issues else 0)
 
 
+@tools_app.command("import")
+def import_tools(
+    source: Annotated[str, typer.Argument(help="my_tools.py, or a module: my_package.tools", show_default=False)],
+    catalogue: Annotated[Path, typer.Option("--out", help="catalogue, JSONL")] = Path("catalogue.jsonl"),
+    update: Annotated[bool, typer.Option(help="change a catalogue that differs, instead of only showing how")] = False,
+) -> None:
+    """Import Python functions (type hints and docstrings) into a catalogue; again: show what was changed since."""
+    from tirkit.evaluation.tables import visible
+    from tirkit.tools.functions import load_functions
+    from tirkit.tools.imports import update_catalogue
+
+    found, fresh = load_functions(source), not catalogue.exists()
+    difference = update_catalogue(catalogue, found.tools, found.tools[0].source, update)
+    for line in (*map(str, found.issues), *difference.lines()):
+        out.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+    written = difference and (fresh or update)
+    said = "written" if written else "not changed: --update takes it over" if difference else "up to date"
+    out.print(
+        f"{len(found.tools)} tools ({len(found.read_only)} read-only), {len(found.issues)} functions left out; "
+        f"{catalogue} {said}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    raise typer.Exit(1 if found.issues or (difference and not written) else 0)
+
+
 def main() -> None:
     """Entry point: a `UserError` is printed without a traceback and ends with exit code 2."""
     try:
