@@ -76,7 +76,7 @@ def export_folder(exportable: Exportable, out: Path, files: Mapping[str, str]) -
                 shutil.copyfile(file, folder / file.name)
         tokenizer.save_pretrained(folder)
         generation_config(exportable).save_pretrained(folder)
-        (folder / "tools.json").write_text(json.dumps(tools, ensure_ascii=False, indent=1), encoding="utf-8")
+        (folder / "tools.json").write_text(_tool_lines(tools), encoding="utf-8")
         for source, name in STANDALONE.items():
             shutil.copyfile(HERE / source, folder / name)
         for name, text in files.items():
@@ -119,6 +119,13 @@ def tool_file(exportable: Exportable) -> dict[str, Any]:
         "tools": tools,
         "retired": retired(exportable.tokenizer.get_added_vocab(), exportable.dialect),
     }
+
+
+def _tool_lines(file: Mapping[str, Any]) -> str:
+    """tools.json with one tool a line, so that two of them can be compared."""
+    head = json.dumps({key: value for key, value in file.items() if key != "tools"}, ensure_ascii=False)
+    lines = ",\n".join(json.dumps(tool, ensure_ascii=False) for tool in file["tools"])
+    return f'{head[:-1]}, "tools": [\n{lines}\n]}}\n'
 
 
 def retired(added: Collection[str], dialect: Dialect) -> list[str]:
