@@ -17,8 +17,9 @@ ANY_CALL_IS_RIGHT = {"live_relevance"}
 
 
 def check(proof: Proof) -> None:
-    wrong = {result.case_id for result in proof.exceptions("gold")}
-    assert wrong <= GOLD_IS_WRONG
+    # ACEBench's rules leave some answers out of reach; ours (`strict`) do not.
+    wrong = [result for result in proof.exceptions("gold") if not result.score.values.get("strict")]
+    assert {result.case_id for result in wrong} <= GOLD_IS_WRONG
     for attack in ATTACKS:
         for result in proof.exceptions(attack):
             if "answered" in result.score.values:  # no call needed: right without one, but `answered` only by a reply

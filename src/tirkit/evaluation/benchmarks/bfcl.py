@@ -28,6 +28,7 @@ from tirkit.evaluation.benchmarks.base import (
 from tirkit.evaluation.benchmarks.bfcl_match import calls_problem
 from tirkit.evaluation.benchmarks.bfcl_official import NAME, official_scorer
 from tirkit.evaluation.benchmarks.bfcl_source import Language, print_source
+from tirkit.evaluation.benchmarks.parts import ground_truths
 from tirkit.scoring.calls import predicted_calls
 from tirkit.tools.lines import FileIssue
 from tirkit.types import Message, StopReason, Task, ToolCall, Trajectory
@@ -55,7 +56,7 @@ def read(folder: Path) -> Loaded:
     issues: list[FileIssue] = []
     for category in (*NON_LIVE, *LIVE, *NO_CALL, *SOME_CALL):
         name = f"BFCL_v4_{category}.json"
-        answers = {r.value["id"]: r.value["ground_truth"] for r in records(folder / "possible_answer" / name, issues)}  # type: ignore[index, call-overload]
+        answers = ground_truths(folder / "possible_answer" / name, issues)
         for record in records(folder / name, issues):
             try:
                 cases.append(_case(record.value, category, answers))  # type: ignore[arg-type]

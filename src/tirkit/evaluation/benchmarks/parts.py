@@ -2,14 +2,23 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-from tirkit.evaluation.benchmarks.base import Case, CaseResult, Score, Totals, average, by_category, mean
+from tirkit.evaluation.benchmarks.base import Case, CaseResult, Score, Totals, average, by_category, mean, records
 from tirkit.scoring.calls import predicted_calls
 from tirkit.text.control import CONTROL_STRINGS
 from tirkit.text.dialects import Dialect
+from tirkit.tools.lines import FileIssue
 from tirkit.types import Message, ToolCall, Trajectory
 
 _PLAIN = Dialect()
+
+
+def ground_truths(path: Path, issues: list[FileIssue]) -> dict[str, Any]:
+    """Answers by id from a file of {"id", "ground_truth"} records."""
+    values: list[Any] = [record.value for record in records(path, issues)]
+    return {value["id"]: value["ground_truth"] for value in values}
 
 
 def said(text: str) -> Message:

@@ -113,7 +113,8 @@ ATTACKS: dict[str, Write] = {
 
 def prove(benchmark: Benchmark, loaded: Loaded, renderer: Renderer, score: ScoreFn | None = None) -> Proof:
     """Play gold and every attack on all cases. score: another scorer than the benchmark's own (the official one)."""
-    answers = tuple(dict.fromkeys(case.task.answer for case in loaded.cases if case.task.answer is not None))[:20]
+    known = tuple(dict.fromkeys(case.task.answer for case in loaded.cases if case.task.answer is not None))
+    answers = known[:: len(known) // 20 + 1]
     shared = tuple(tool.name for tool in loaded.tools)
     near = {case.task.id: Neighbours(answers, case.task.tools or shared) for case in loaded.cases}
     played: dict[str, tuple[CaseResult, ...]] = {"gold": _play(benchmark, loaded, renderer, score, _gold)}

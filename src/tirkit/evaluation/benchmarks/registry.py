@@ -1,5 +1,6 @@
 """All benchmarks, by name."""
 
+from tirkit.evaluation.benchmarks.acebench import ACEBENCH
 from tirkit.evaluation.benchmarks.api_bank import API_BANK
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError
 from tirkit.evaluation.benchmarks.bfcl import BFCL
@@ -11,7 +12,7 @@ from tirkit.evaluation.benchmarks.seal_tools import SEAL_TOOLS
 from tirkit.evaluation.benchmarks.stabletoolbench import STABLETOOLBENCH
 from tirkit.evaluation.benchmarks.toolalpaca import TOOLALPACA
 
-ALL = (BFCL, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
+ALL = (BFCL, ACEBENCH, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in ALL}
 
 
