@@ -22,7 +22,8 @@ from benchmarks.harness import Arm, Result, compare, peak_memory
 from benchmarks.peers import SHAPES, TRL, qwen3
 from tirkit.training.base import training_arguments
 from tirkit.training.forward import scoring
-from tirkit.training.rl import RLSettings, RLTrainer, _Draw
+from tirkit.training.rl import RLSettings, RLTrainer
+from tirkit.training.window import Draw
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Task, Trajectory, Turn
 
 
@@ -109,7 +110,7 @@ def ours(model: PreTrainedModel, attempts: Sequence[Trajectory], shared_prefix: 
     optimizer = trainer.create_optimizer()
 
     def step() -> None:
-        window = trainer._collect([_Draw(0, task)], args.device)
+        window = trainer._collect([Draw(0, task)], args.device)
         with scoring(model, shared_prefix):
             trainer.training_step(model, window)
         optimizer.step()
