@@ -3,6 +3,7 @@ import pytest
 
 from tirkit.evaluation.metrics import (
     Item,
+    acu,
     estimate,
     groups_of,
     is_seen,
@@ -107,7 +108,7 @@ def test_metrics_of_a_right_attempt() -> None:
     shares = ("success", "id_em", "id_f1", "call_em", "tool_accuracy", "parameter_accuracy", "joint_accuracy")
     counts = {"prompt_tokens": 3, "reply_tokens": 4, "output_tokens": 5, "num_calls": 1}
     expected = dict.fromkeys((*shares, "parameter_given_tool", "valid_json", "well_formed"), 1.0) | counts
-    assert item_metrics(RIGHT, task()) == expected
+    assert item_metrics(RIGHT, task()) == expected | {"think_rate": None}
 
 
 def test_metrics_of_a_wrong_argument() -> None:
@@ -163,3 +164,34 @@ def test_summarise_by_group() -> None:
     assert means == expected
     assert summarise([]) == {"all": {}}
     assert summarise([item("d", None, kind="z")])["kind: z"] == {}
+
+
+def test_metrics_by_mode() -> None:
+    long, short = (RIGHT.model_copy(update={"mode": mode}) for mode in ("think", "no_think"))
+    wrong = short.model_copy(update={"turns": short.turns[:-1]})
+    items = [make_item(t, task(), ()) for t in (long, short, wrong, RIGHT)]
+    assert [item.metrics["think_rate"] for item in items] == [1.0, 0.0, 0.0, None]
+    assert [groups_of(item)[-1] for item in items] == ["mode: think", "mode: no_think", "mode: no_think", "unseen"]
+    summary = summarise(items)
+    assert summary["all"]["think_rate"].mean == pytest.approx(1 / 3)
+    assert summary["mode: no_think"]["success"].mean == 0.5
+    # five tokens in all three turns, three without the last one
+    assert summary["mode: no_think"]["output_tokens"].mean == 4
+    assert summary["mode: think"]["output_tokens"].mean == 5
+
+
+def test_accuracy_per_computation_by_hand() -> None:
+    def attempted(success: float | None, tokens: float) -> Item:
+        return item("t", success).model_copy(update={"metrics": {"success": success, "output_tokens": tokens}})
+
+    # half right at 250 tokens on average, 7 billion parameters: 0.5 / (7 * 0.25)
+    items = [attempted(1, 100), attempted(0, 400), attempted(None, 9000)]
+    value = acu(items, 7e9)
+    assert value is not None
+    assert (value.mean, value.n) == (pytest.approx(0.5 / 1.75), 2)
+    # two resampled items are both right (1 / 0.7), both wrong (0), or one of each
+    assert (value.low, value.high) == (0.0, pytest.approx(1 / 0.7))
+    assert acu([attempted(None, 1)], 7e9) is None
+    one = acu(items[:1], 7e9)
+    assert one is not None
+    assert (one.stderr, one.low) == (None, pytest.approx(1 / 0.7))
