@@ -10,12 +10,14 @@ from scipy import stats
 
 from tirkit.evaluation.charts import Curve, Panel
 from tirkit.evaluation.report import ReportData, Table, write_report
+from tirkit.methods.autotool.diagnose import ModeProbe, collapse_warning
 from tirkit.store import write_atomic
 
 RunRecord = Mapping[str, Any]
 Reader = Callable[[RunRecord], float]
 
 BACK = 0.5  # a share is back where it reaches this again: in `modes` every run starts there
+WINDOW_ANSWERS = 5 * 24 * 8  # to hard problems in a window
 WATCHED = {"modes": "think/hard", "routes": "all/hard"}  # the share that must not die
 TITLES = {"modes": "Modes: does thinking survive where it pays?", "routes": "Routes: does the rare route come back?"}
 NOTE = (
@@ -40,6 +42,26 @@ def recovery(run: RunRecord) -> int | None:
 def watched(run: RunRecord) -> list[float]:
     """The watched series, 0 where there was no answer to count."""
     return [point.get(WATCHED[run["study"]], 0.0) for point in run["curve"]]
+
+
+def warned(run: RunRecord) -> int | None:
+    """The first step at which the library's warning of mode collapse is given, by the answers to hard problems.
+
+    They are the ones that chose to think, where the library forces some: here there are enough of them.
+    """
+    probes = [_probe(point) for point in run["curve"]]
+    ends = range(1, len(probes) + 1)
+    return next((probes[end - 1].step for end in ends if collapse_warning(probes[:end])), None)
+
+
+def _probe(point: Mapping[str, float]) -> ModeProbe:
+    return ModeProbe(
+        step=int(point["step"]),
+        think_rate=point["think/hard"],
+        think_accuracy=point.get("right/hard/think", 0.0),
+        num_forced=round(point["think/hard"] * WINDOW_ANSWERS),
+        no_think_accuracy=point.get("right/hard/no_think"),
+    )
 
 
 def during(run: RunRecord) -> float:
@@ -80,6 +102,11 @@ COLUMNS: Mapping[str, Mapping[str, tuple[Reader, float]]] = {  # head → reader
     },
 }
 
+STEPS: Mapping[str, Mapping[str, Callable[[RunRecord], int | None]]] = {
+    "modes": {"thinking back": recovery, "warned": warned},
+    "routes": {"route back": recovery},
+}
+
 
 def grouped(runs: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
     """Complete runs by arm and setting, both in the order of `ARMS`."""
@@ -94,16 +121,21 @@ def make_table(runs: Sequence[RunRecord], study: str) -> Table:
     rows: list[tuple[str, ...]] = []
     for (arm, setting), group in grouped(runs).items():
         cells = [_cell([scale * read(run) for run in group]) for read, scale in COLUMNS[study].values()]
-        steps = [step for step in map(recovery, group) if step is not None]
-        back = f"{len(steps)} of {len(group)}" + (f" ({sum(steps) / len(steps):.0f})" if steps else "")
-        rows.append((ARMS[arm].title, setting, str(len(group)), *cells, back))
-    head = ("arm", "setting", "seeds", *COLUMNS[study], "back (at step)")
+        steps = [_steps([read(run) for run in group]) for read in STEPS[study].values()]
+        rows.append((ARMS[arm].title, setting, str(len(group)), *cells, *steps))
+    head = ("arm", "setting", "seeds", *COLUMNS[study], *STEPS[study])
     return Table(title=TITLES[study], head=head, rows=tuple(rows), note=NOTE)
 
 
 def _cell(values: Sequence[float]) -> str:
     mean, half = interval(values)
     return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+def _steps(steps: Sequence[int | None]) -> str:
+    """How many runs got there, and at which step on average."""
+    there = [step for step in steps if step is not None]
+    return f"{len(there)} of {len(steps)}" + (f" (step {sum(there) / len(there):.0f})" if there else "")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -259,6 +259,17 @@ def test_minimum_and_recovery_by_hand() -> None:
     assert report.during(run) == pytest.approx(3.15 / 8)
 
 
+def test_the_warning_is_given_where_thinking_dies_and_works() -> None:
+    def run(accuracy: float) -> dict[str, Any]:
+        points = [(5, 0.5), (10, 0.5), (15, 0.4), (20, 0.2), (25, 0.1)]
+        series = {"right/hard/think": accuracy, "right/hard/no_think": 0.34}
+        return {"study": "modes", "curve": [{"step": s, "think/hard": rate, **series} for s, rate in points]}
+
+    # Means of two windows: 0.5 at its height, 0.3 by step 20, the first to have fallen by 30 %.
+    assert report.warned(run(0.7)) == 20
+    assert report.warned(run(0.1)) is None  # 0.1 < 2 * 0.34 - 0.5: thinking does not pay
+
+
 def test_three_steps_end_to_end_and_a_stopped_grid_goes_on(tmp_path: Path) -> None:
     runs = [Run("modes", arm, CHOSEN[arm], 0, "validation", TINY) for arm in ("no_std", "decoupled")]
     first, second = (run.path(tmp_path) for run in runs)
