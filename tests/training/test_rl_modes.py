@@ -10,6 +10,7 @@ from tirkit.losses.entropy import entropy
 from tirkit.methods.autotool.decoupled import EntropyControl, EntropyTerm, decoupled
 from tirkit.text.masks import token_row
 from tirkit.training.base import training_arguments
+from tirkit.training.callbacks import ModeWatch
 from tirkit.training.rl import ModeGuard, RLSettings, RLTrainer
 from tirkit.types import RewardBreakdown, RewardTerm, Turn
 
@@ -185,3 +186,27 @@ def test_a_policy_that_thinks_is_left_alone(train, share_of_even):
     settings = dataclasses.replace(SETTINGS, guard=ModeGuard(below=0.05, copies=2))
     train("left", settings, share_of_even, lambda t, request: asked.append(request.mode) or t)
     assert asked == [None] * 18
+
+
+def test_the_watch_warns_once_when_thinking_goes_although_it_works(train, share_of_even, stop_at):
+    """Thinks in the six rollouts of each of the first four steps, then never; forced thoughts stay right in 0.9."""
+
+    def run(name, killed_at=None):
+        asked, warnings = [], []
+
+        def change(trajectory, request):
+            asked.append(request)
+            return trajectory.model_copy(update={"mode": "think" if len(asked) <= 4 * 6 else "no_think"})
+
+        def go(*callbacks, resume=False):
+            watch = ModeWatch({"think": 0.9, "no_think": 0.3}.get, 16, warnings.append, every=2)
+            arguments = {"max_steps": 10, "save_steps": 1}
+            train(name, SETTINGS, share_of_even, change, [watch, *callbacks], resume=resume, **arguments)
+            return watch.history, warnings
+
+        return go(stop_at(killed_at)) and go(resume=True) if killed_at else go()
+
+    history, warnings = run("whole")
+    assert [(p.step, p.think_rate) for p in history] == [(2, 1.0), (4, 1.0), (6, 0.0), (8, 0.0), (10, 0.0)]
+    assert [text.partition(" although")[0] for text in warnings] == ["step 6: thinking is being unlearnt"]
+    assert run("killed", killed_at=6) == (history, warnings)

@@ -3,11 +3,15 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+
+from tirkit.methods.autotool.diagnose import ModeProbe, collapse_warning
+from tirkit.types import Mode
 
 ProgressFn = Callable[[int, int, Mapping[str, float], float], None]
 """Called as progress(step, total steps, metrics, seconds left); every metric is a number."""
@@ -82,6 +86,48 @@ class ModeState(TrainerCallback, ExportableState):
         states = cast(dict[str, Any], state.stateful_callbacks)
         saved = states.setdefault(type(self).__name__, self.state())["attributes"]
         self.coefficients, self.think_rate = tuple(saved["coefficients"]), saved["think_rate"]
+
+
+class ModeWatch(TrainerCallback, ExportableState):
+    """Every `every` steps measures what rollouts come to that are forced into a mode; says when thinking is unlearnt.
+
+    accuracy: mode → share of right ones among `num_forced` such rollouts of the policy as it is (see
+    `rollout.group.forced`). warn: hears `collapse_warning` once each time that it begins to hold. Main process only;
+    every step that is measured must have a log line.
+    """
+
+    def __init__(
+        self, accuracy: Callable[[Mode], float], num_forced: int, warn: Callable[[str], None], every: int = 10
+    ):
+        self.accuracy, self.num_forced, self.warn, self.every = accuracy, num_forced, warn, every
+        self.history: list[ModeProbe] = []
+
+    def state(self) -> dict[str, Any]:
+        """What trainer_state.json keeps."""
+        return {"args": {}, "attributes": {"history": [asdict(probe) for probe in self.history]}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go on from where the checkpoint stopped."""
+        states = cast(dict[str, Any], state.stateful_callbacks)
+        saved = states.setdefault(type(self).__name__, self.state())["attributes"]
+        self.history = [ModeProbe(**probe) for probe in saved["history"]]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Measure and compare."""
+        if not (state.is_world_process_zero and logs and "think_rate" in logs and state.global_step % self.every == 0):
+            return
+        think, no_think = self.accuracy("think"), self.accuracy("no_think")
+        before = collapse_warning(self.history)
+        self.history.append(ModeProbe(state.global_step, logs["think_rate"], think, self.num_forced, no_think))
+        if (warning := collapse_warning(self.history)) and not before:
+            self.warn(warning)
 
 
 class ProgressCallback(TrainerCallback):

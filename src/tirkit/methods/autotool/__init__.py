@@ -16,13 +16,13 @@ makes thinking dearer, an entropy bonus for thoughts with a coefficient of its o
     think rate, tokens, accuracy by mode; ACU                      tirkit.evaluation.metrics
     (ours) floor on the entropy of the mode token                  decoupled.mode_floor
     (ours) thinking forced on some rollouts of a group             tirkit.training.rl.ModeGuard
-    (ours) early warning of mode collapse                          diagnose.collapse_warning
+    (ours) early warning of mode collapse                          diagnose, tirkit.training.callbacks.ModeWatch
 
 Assumption: raising the entropy of thoughts keeps thinking alive. What is known against it: divided by their standard
 deviation, easy groups push the mode token several times as hard as the reward says, and the published term reaches that
 token only by the think rate over the length of a thought. tests/methods/test_autotool_decoupled.py has the numbers.
 Degenerate cases: no long trajectory in a step leaves β_l as it is; a malformed one gets no bonus; a task that both
 annotators fail is left to RL; two rounds have no detrended variance.
-Differences to the paper: β_l stays in [0, β_max]; the format gate; the mode token is a vocabulary entry; the variance is
-taken around a line. Values the paper does not give are marked *ours* where they stand.
+Differences to the paper: β_l stays in [0, β_max]; the format gate; the mode token is a vocabulary entry; the variance
+is taken around a line. Values the paper does not give are marked *ours* where they stand.
 """
