@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from tirkit.config import parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.tokens import grow_vocabulary
+from tirkit.pipeline import run
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.sources import load_model
 from tirkit.pipeline.train import alignment_rows, unseen_ids, use_rows, use_tasks
@@ -64,3 +65,26 @@ def test_a_policy_is_held_to_what_the_config_says(tmp_path: Path, constrain: str
     else:
         assert isinstance(held_to, AllOf)
         assert [type(part) for part in held_to.parts] == expected
+
+
+def test_a_grammar_is_made_once_and_what_it_cannot_hold_is_a_fact_of_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, loaded = prepared(tmp_path, rollout={"constrain": "calls"})
+
+    def stage(ctx: Context) -> dict[str, JsonValue]:
+        first, second = (ctx.policy(loaded, temperature).sampler.allow for temperature in (0.0, 1.0))
+        assert isinstance(first, AllOf)
+        assert isinstance(second, AllOf)
+        assert first.parts == second.parts  # the very same: they have no equality of their own
+        assert isinstance(first.parts[0], CallGrammar)
+        first.parts[0].loose["odd"] = "it spells <think>"
+        return {"rows": 3}
+
+    assert ctx.loose == {}
+    monkeypatch.setitem(run.STAGES, "prepare", stage)
+    run._do(ctx, "prepare")
+    mark = ctx.folder.mark("prepare")
+    assert mark is not None
+    assert mark.facts == {"rows": 3, "loose_tools": 1}
+    assert ctx.loose == {"odd": "it spells <think>"}

@@ -66,6 +66,7 @@ class Context:
         self.config = config
         self.folder = folder
         self.progress = progress
+        self._constraints: dict[Renderer, list[Constraint]] = {}
 
     @cached_property
     def sources(self) -> Sources:
@@ -212,17 +213,24 @@ class Context:
     def policy(self, loaded: Loaded, temperature: float, model: PreTrainedModel | None = None) -> TransformersPolicy:
         """The model as a policy; `model` may be the one that a trainer is working on."""
         r = self.config.rollout
-        constraint = AllOf(self._constraints(loaded)) if r.constrain != "none" else None
+        constraint = AllOf(self._constraint_parts(loaded)) if r.constrain != "none" else None
         return TransformersPolicy(model or loaded.model, loaded.renderer, temperature, r.max_batch, constraint)
 
-    def _constraints(self, loaded: Loaded) -> list[Constraint]:
-        """What the policy is held to in its blocks."""
-        parts: list[Constraint] = []
-        if self.config.rollout.constrain in ("selection", "both") and self.dialect.selects:
-            parts.append(SelectionAutomaton(loaded.renderer, self.dialect))
-        if self.config.rollout.constrain in ("calls", "both"):
-            parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, self.dialect, self.sources.tools))
-        return parts
+    def _constraint_parts(self, loaded: Loaded) -> list[Constraint]:
+        """What policies are held to in their blocks; made once for a renderer, as it takes longer than many a step."""
+        if loaded.renderer not in self._constraints:
+            parts = self._constraints[loaded.renderer] = []
+            if self.config.rollout.constrain in ("selection", "both") and self.dialect.selects:
+                parts.append(SelectionAutomaton(loaded.renderer, self.dialect))
+            if self.config.rollout.constrain in ("calls", "both"):
+                parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, self.dialect, self.sources.tools))
+        return self._constraints[loaded.renderer]
+
+    @property
+    def loose(self) -> dict[str, str]:
+        """Tools called so far whose arguments no policy is held to their schema, and why (see CallGrammar)."""
+        grammars = (part for parts in self._constraints.values() for part in parts if isinstance(part, CallGrammar))
+        return {name: why for grammar in grammars for name, why in grammar.loose.items()}
 
     def rollout(self, renderer: Renderer, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
         """The tool loop, ready to be given requests."""

@@ -208,6 +208,8 @@ def _do(ctx: Context, name: str) -> None:
             raise ConfigError(f"stage {name} needs {needed}, which is not complete: run it first (leave --stages away)")
     started = time.monotonic()
     facts = STAGES[name](ctx)
+    if ctx.loose:
+        facts |= {"loose_tools": len(ctx.loose)}
     mark = ctx.folder.complete(name, time.monotonic() - started, facts)
     shown = ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if not isinstance(value, list | dict))
     ctx.progress.say(f"{name}: {duration(mark.duration_s)}; {shown}")
