@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue
 
+from tirkit.evaluation.benchmarks.conversation import Ask
 from tirkit.evaluation.metrics import Item
 from tirkit.rollout.loop import stable_seed
 from tirkit.tools.catalogue import read_tool
@@ -88,7 +89,8 @@ class Benchmark:
     is asked, in words. read: the folder's cases, a category's in the order of their file. score: our own scorer.
     official: makes the authors' scorer, BenchmarkError where it is not installed; `official_name` says which it is.
     totals: the leaderboard's aggregates, in [0, 1], None where nothing that was run enters. toolbox: runs the calls of
-    cases that execute them.
+    cases that execute them. play: makes the attempt where it takes more than one rollout (a user who speaks again,
+    tools with a state); the rollouts are asked for one by one.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Benchmark:
     official_name: str = ""
     totals: Callable[[Sequence[CaseResult]], Totals] = lambda results: {"mean": mean(results)}
     toolbox: Callable[[Path], Toolbox] | None = None
+    play: Callable[[Case, Ask], Trajectory] | None = None
 
     def load(self, data: Path, limit: int = 0, seed: int = 0, categories: Sequence[str] = ()) -> Loaded:
         """The cases below the folder of all data, at most `limit` of each category (0: all), drawn by `seed`.

@@ -62,7 +62,7 @@ MATHS = Benchmark(
         "MIT",
     ),
     categories=tuple(FILES),
-    prompting="the problem, the Python tool's document, the request for the answer alone; up to 8 turns",
+    prompting="the problem, the Python tool's document, the request for the answer alone; up to 20 turns",
     read=read,
     score=score,
     totals=category_means,

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from tirkit.evaluation.benchmarks.base import Benchmark, Case, CaseResult, Loaded, ScoreFn
 from tirkit.evaluation.benchmarks.parts import value_mean
-from tirkit.evaluation.benchmarks.runner import make_result
+from tirkit.evaluation.benchmarks.runner import Asking, attempt, make_result
 from tirkit.evaluation.benchmarks.worlds import worlds
-from tirkit.rollout.loop import RolloutSettings, rollout
-from tirkit.rollout.policy import RolloutRequest, ScriptedPolicy, oracle
+from tirkit.rollout.loop import RolloutSettings
+from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.text.control import CONTROL_STRINGS
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
@@ -147,8 +147,9 @@ def _play(
     toolbox: Toolbox = _NoTools()
     results: dict[str, CaseResult] = {}
     for world in worlds(loaded.cases, loaded.tools, size=10**6):
-        requests = [RolloutRequest(case.task) for case in world.cases]
-        found = rollout(requests, policy, renderer, DIALECT, world.tools, toolbox, settings)
+        tasks = [case.task for case in world.cases]
+        asking = Asking(policy, renderer, DIALECT)
+        found = attempt(asking, benchmark, world.cases, tasks, world.tools, toolbox, settings)
         for case, trajectory in zip(world.cases, found, strict=True):
             results[case.task.id] = make_result(trajectory, case, score or benchmark.score)
     return tuple(results[case.task.id] for case in loaded.cases)

@@ -98,7 +98,7 @@ QA = Benchmark(
         "CC BY-SA 4.0, Apache-2.0, CC BY 4.0, MIT",
     ),
     categories=KINDS,
-    prompting="the question, the search tool's document, the request for a short answer; up to 8 turns",
+    prompting="the question, the search tool's document, the request for a short answer; up to 20 turns",
     read=read,
     score=score,
     totals=totals,

@@ -4,6 +4,7 @@ from tirkit.evaluation.benchmarks.acebench import ACEBENCH
 from tirkit.evaluation.benchmarks.api_bank import API_BANK
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError
 from tirkit.evaluation.benchmarks.bfcl import BFCL
+from tirkit.evaluation.benchmarks.bfcl_turns import BFCL_TURNS
 from tirkit.evaluation.benchmarks.maths import MATHS
 from tirkit.evaluation.benchmarks.metatool import METATOOL
 from tirkit.evaluation.benchmarks.nestful import NESTFUL
@@ -12,7 +13,7 @@ from tirkit.evaluation.benchmarks.seal_tools import SEAL_TOOLS
 from tirkit.evaluation.benchmarks.stabletoolbench import STABLETOOLBENCH
 from tirkit.evaluation.benchmarks.toolalpaca import TOOLALPACA
 
-ALL = (BFCL, ACEBENCH, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
+ALL = (BFCL, BFCL_TURNS, ACEBENCH, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in ALL}
 
 

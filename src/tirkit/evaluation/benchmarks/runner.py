@@ -8,7 +8,7 @@ An attempt that an endpoint failed to answer is not stored: it is made again by 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,7 @@ from tirkit.text.control import THINK_CLOSE, THINK_OPEN
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
 from tirkit.tools.lines import FileIssue
+from tirkit.tools.runtime import Toolbox
 from tirkit.types import Record, StopReason, Task, ToolSchema, Trajectory
 
 Documents = Literal["all", "retrieve", "none"]
@@ -56,7 +57,8 @@ class BenchmarkSetting(Record):
     seed: int = 0
     categories: tuple[str, ...] = ()
     official: bool = False
-    max_turns: int = 8
+    max_turns: int = 20
+    max_calls: int = 64
     max_new_tokens: int = 512
     max_tokens: int = 4096
     batch_size: int = 64
@@ -132,7 +134,7 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
     started = time.perf_counter()
     own = tuple(category for category in setting.categories if category in benchmark.categories)
     loaded = benchmark.load(data, setting.limit, setting.seed, own)
-    batches, left_out = _batches(asking, loaded, setting)
+    batches, left_out = _batches(asking, benchmark, loaded, setting)
     cases = [case for batch in batches for case in batch.cases]
     score, checker = _scorer(benchmark, setting.official)
     shared = overlap(cases, asking.training, asking.tools)
@@ -149,10 +151,7 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
             continue
         began = time.perf_counter()
         tasks = [batch.task(case) for case in todo]
-        requests = [RolloutRequest(task, 0, stable_seed(setting.seed, task.id, 0)) for task in tasks]
-        trajectories = rollout(
-            requests, asking.policy, asking.renderer, asking.dialect, batch.tools, toolbox, _limits(setting)
-        )
+        trajectories = attempt(asking, benchmark, todo, tasks, batch.tools, toolbox, _limits(setting), setting.seed)
         each = (time.perf_counter() - began) / len(todo)
         results = [
             make_result(batch.back(trajectory), case, score, each)
@@ -180,6 +179,33 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
     )
 
 
+def attempt(
+    asking: Asking,
+    benchmark: Benchmark,
+    cases: Sequence[Case],
+    tasks: Sequence[Task],
+    tools: Mapping[str, ToolSchema],
+    toolbox: Toolbox | None,
+    limits: RolloutSettings,
+    seed: int = 0,
+) -> list[Trajectory]:
+    """One attempt at each case, its task put in the names of `tools`; side by side, or, with `play`, in turn."""
+
+    def roll(asked: Sequence[Task], known: Mapping[str, ToolSchema], box: Toolbox | None, workers: int):
+        requests = [RolloutRequest(task, 0, stable_seed(seed, task.id, 0)) for task in asked]
+        settings = replace(limits, workers=workers)
+        return rollout(requests, asking.policy, asking.renderer, asking.dialect, known, box, settings)
+
+    if benchmark.play is None:
+        return roll(tasks, tools, toolbox, limits.workers)
+
+    # A state wants its calls in order: no threads.
+    def ask(task: Task, known: Sequence[ToolSchema], box: Toolbox) -> Trajectory:
+        return roll([task], {tool.name: tool for tool in known}, box, 0)[0]
+
+    return [benchmark.play(case, ask) for case in cases]
+
+
 def _scorer(benchmark: Benchmark, official: bool) -> tuple[ScoreFn, str]:
     if official and benchmark.official is not None:
         return benchmark.official(), benchmark.official_name
@@ -190,6 +216,7 @@ def _limits(setting: BenchmarkSetting) -> RolloutSettings:
     prompt: Literal["none", "documents", "retrieve"] = "documents" if setting.documents == "all" else setting.documents
     return RolloutSettings(
         max_turns=setting.max_turns,
+        max_calls=setting.max_calls,
         max_new_tokens=setting.max_new_tokens,
         max_tokens=setting.max_tokens,
         prompt=prompt,
@@ -212,8 +239,12 @@ class _Batch:
         return self.pool.back(trajectory) if self.pool else trajectory
 
 
-def _batches(asking: Asking, loaded: Loaded, setting: BenchmarkSetting) -> tuple[list[_Batch], int]:
+def _batches(
+    asking: Asking, benchmark: Benchmark, loaded: Loaded, setting: BenchmarkSetting
+) -> tuple[list[_Batch], int]:
     """(the cases in batches, how many were left out since the model's catalogue lacks their tools)."""
+    if benchmark.play is not None and setting.documents != "all":
+        raise BenchmarkError(f'{benchmark.name} has tools that change as it goes: it is run with documents="all"')
     if setting.documents == "all":
         made = worlds(loaded.cases, loaded.tools, setting.batch_size)
         return [_Batch(tuple(world.cases), world.tools) for world in made], 0
