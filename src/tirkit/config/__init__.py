@@ -9,6 +9,7 @@ from tirkit.config.autotraj import QualityConfig, RepairConfig
 from tirkit.config.load import arm_names, differences, load_config, parse_config
 from tirkit.config.run import RunConfig
 from tirkit.config.sections import (
+    CatalogueConfig,
     ConfigError,
     EndpointSection,
     SupervisedConfig,

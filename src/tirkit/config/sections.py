@@ -37,7 +37,10 @@ class ModelConfig(Section):
 class CatalogueConfig(Section):
     """Where the tools come from."""
 
-    path: str = Field(default="embedded", description="'embedded', 'seal_tools_sample' or a catalogue file")
+    path: str = Field(
+        default="embedded", description="'embedded', 'seal_tools_sample', 'python_search' or a catalogue file"
+    )
+    corpus: str = Field(default="", description="python_search only: passages to search; without, Python alone")
     num_tools: int = Field(default=64, gt=0, description="embedded only")
     indexing: Indexing = Field(
         default="atomic", description="how a tool is written; none = plain names, not internalised"

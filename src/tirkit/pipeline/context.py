@@ -13,7 +13,16 @@ from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
-from tirkit.pipeline.sources import SPLITS, Sources, load_folder, load_sources, load_tokenizer, stored_sources
+from tirkit.pipeline.sources import (
+    PYTHON_SEARCH,
+    SPLITS,
+    Sources,
+    load_folder,
+    load_functions,
+    load_sources,
+    load_tokenizer,
+    stored_sources,
+)
 from tirkit.rollout.allow import AllOf, Constraint, SelectionAutomaton
 from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.rollout.loop import Prompts, RolloutSettings, rollout
@@ -42,6 +51,7 @@ STAGE_ORDER = (
     "evaluate",
     "report",
 )
+WORKERS = 16  # real tool calls at a time
 MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl")  # those that leave a model of tasks
 
 
@@ -96,10 +106,10 @@ class Context:
     @cached_property
     def toolbox(self) -> PythonToolbox | None:
         """What runs the tools; None where calls are all that is asked for."""
-        functions, r = self.sources.functions, self.config.rollout
+        functions, r = load_functions(self.config), self.config.rollout
         if functions is None:
             return None
-        # The embedded world's functions are ours and take microseconds: no process around each.
+        # The embedded world's functions are ours and take microseconds, the real tools keep limits of their own.
         limits = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars}
         return PythonToolbox(functions, self.sources.tools, isolation="inline", **limits)
 
@@ -114,7 +124,8 @@ class Context:
             r.max_tokens,
             r.prompt,
             r.retrieve_k,
-            workers=0,  # the embedded tools take microseconds, and without threads a run can be repeated bit for bit
+            # The embedded tools take microseconds, and without threads a run can be repeated bit for bit.
+            workers=WORKERS if self.config.catalogue.path == PYTHON_SEARCH else 0,
         )
 
     @cached_property

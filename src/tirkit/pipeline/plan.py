@@ -94,7 +94,7 @@ def _with_few_tasks(ctx: Context) -> Context:
     """A sample of the training questions is enough to know how long rows are."""
     few = dict(ctx.sources.tasks) | {"train": ctx.sources.tasks["train"][:SAMPLE_TASKS]}
     ctx.config = ctx.config.model_copy(update={"tasks": ctx.config.tasks.model_copy(update={"num_rl": 0})})
-    ctx.sources = type(ctx.sources)(ctx.sources.tools, few, ctx.sources.seen, ctx.sources.functions)
+    ctx.sources = type(ctx.sources)(ctx.sources.tools, few, ctx.sources.seen)
     return ctx
 
 

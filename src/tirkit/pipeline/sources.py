@@ -3,34 +3,39 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from tirkit.config import ConfigError, RunConfig, TasksConfig
+from tirkit.config import CatalogueConfig, ConfigError, RunConfig, TasksConfig
 from tirkit.embedded.model import build_tokenizer, load_base, new_model
 from tirkit.embedded.world import World
 from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.split import seen_tools, split_tasks
 from tirkit.text.dialects import print_document
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
+from tirkit.tools.lines import FileIssue
+from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.questions import load_tasks
+from tirkit.tools.sandbox import Sandbox, SandboxLimits
+from tirkit.tools.search import SEARCH_SCHEMA, Bm25Searcher, SearchTool
 from tirkit.types import Task, ToolSchema
 
 TOOL_KINDS = ("single", "two_step")
 OTHER_KINDS = ("no_tool", "arithmetic_easy", "arithmetic_hard")
+PYTHON_SEARCH = "python_search"
 Tasks = dict[str, tuple[Task, ...]]
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Tools, questions by split, the tools that training questions use, and what runs tools (None: nothing)."""
+    """Tools, questions by split, and the tools that training questions use."""
 
     tools: tuple[ToolSchema, ...]
     tasks: Tasks
     seen: frozenset[str]
-    functions: dict[str, Callable[..., str]] | None
     issues: tuple[str, ...] = ()
 
 
@@ -44,14 +49,39 @@ def load_sources(config: RunConfig) -> Sources:
             return _embedded(config.catalogue.num_tools, config.tasks)
         except ValueError as error:
             raise ConfigError(f"catalogue.num_tools = {config.catalogue.num_tools}: {error}") from error
-    catalogue = load_catalogue(_file(config.catalogue.path, "tools.jsonl"))
-    questions = load_tasks(_file(config.tasks.path, "questions.jsonl"), catalogue.by_name)
+    tools, bad_tools = _tools(config.catalogue)
+    questions = load_tasks(_file(config.tasks.path, "questions.jsonl"), {tool.name for tool in tools})
     # The split is part of the question, not of the run: every seed trains and tests on the same questions.
     t = config.tasks
     parts = split_tasks(questions.tasks, t.num_validation, t.num_test, t.min_seen_test, seed=0)
     tasks, said = _decontaminated(config.tasks, {split: tuple(part) for split, part in parts.items()})
-    issues = tuple(str(issue) for issue in (*catalogue.issues, *questions.issues, *said))
-    return Sources(catalogue.tools, tasks, seen_tools(tasks["train"]), None, issues)
+    issues = tuple(str(issue) for issue in (*bad_tools, *questions.issues, *said))
+    return Sources(tools, tasks, seen_tools(tasks["train"]), issues)
+
+
+def _tools(config: CatalogueConfig) -> tuple[tuple[ToolSchema, ...], Sequence[FileIssue]]:
+    if config.path == PYTHON_SEARCH:
+        return (PYTHON_SCHEMA, SEARCH_SCHEMA) if config.corpus else (PYTHON_SCHEMA,), ()
+    catalogue = load_catalogue(_file(config.path, "tools.jsonl"))
+    return catalogue.tools, catalogue.issues
+
+
+def load_functions(config: RunConfig) -> dict[str, Callable[..., Any]] | None:
+    """What runs the tools: the embedded world's, or Python in a sandbox and search; None: calls can't be run.
+
+    Raises a `UserError` where there is no sandbox, or the corpus can't be read.
+    """
+    if config.catalogue.path == "embedded":
+        return dict(World(config.catalogue.num_tools).functions)
+    if config.catalogue.path != PYTHON_SEARCH:
+        return None
+    r, corpus = config.rollout, config.catalogue.corpus
+    uncut = r.max_result_chars  # the toolbox cuts what is longer, to head and tail
+    sandbox = Sandbox(SandboxLimits(wall_s=r.tool_timeout_s))
+    functions: dict[str, Callable[..., Any]] = {"python": PythonTool(sandbox, uncut, uncut)}
+    if corpus:
+        functions["search"] = SearchTool(Bm25Searcher.load(Path(corpus)))
+    return functions
 
 
 def _decontaminated(config: TasksConfig, tasks: Tasks) -> tuple[Tasks, list[str]]:
@@ -81,7 +111,7 @@ def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
     test = _mix(world, "test", tasks.num_test, ("seen", "unseen"))
     seen = frozenset(tool.name for tool in world.catalogue if tool.name not in world.held_out)
     parts, said = _decontaminated(tasks, {"train": train, "validation": validation, "test": test})
-    return Sources(world.catalogue, parts, seen, world.functions, tuple(said))
+    return Sources(world.catalogue, parts, seen, tuple(said))
 
 
 def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, ...]:
@@ -99,9 +129,9 @@ def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, 
 def stored_sources(config: RunConfig, tools: tuple[ToolSchema, ...], tasks: Tasks) -> Sources:
     """The sources of a run that has stored its tools and tasks."""
     if config.catalogue.path != "embedded":
-        return Sources(tools, tasks, seen_tools(tasks["train"]), None)
-    world = World(config.catalogue.num_tools)
-    return Sources(tools, tasks, frozenset(tool.name for tool in tools) - world.held_out, world.functions)
+        return Sources(tools, tasks, seen_tools(tasks["train"]))
+    held_out = World(config.catalogue.num_tools).held_out
+    return Sources(tools, tasks, frozenset(tool.name for tool in tools) - held_out)
 
 
 def load_model(
