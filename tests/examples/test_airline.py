@@ -44,6 +44,10 @@ def test_a_log_becomes_pairs_and_relations(tmp_path: Path, capsys: pytest.Captur
     assert (report.calls, report.tool_errors) == (4, 1)
     # Of task 0 both successes and the one failure; task 1 has no success. The failure is by far the longest.
     assert (report.pairs, report.tasks_with_pairs, report.higher_score) == (2, 1, 2)
+    # The shortest right attempt is as long as L*, itself; measured against the others it is not.
+    scored = score_file(path)
+    assert scored.scores[0].quality.total == 1
+    assert airline.make_report(scored)[1][0].chosen_score < 1
     words = next(relation for relation in report.relations if relation.dimension == "fewer words")
     assert words.within.mean == 1
     assert "2 pairs success ≻ failure of 1 tasks" in " ".join(capsys.readouterr().out.split())

@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.over.wait(20)
 
     def answer_drip(self) -> None:  # each piece in time, all of them never
-        self.answer(b"", length=1000)
+        self.answer(b"", length=100)
         while not self.server.over.wait(0.05):
             self.wfile.write(b" ")
             self.wfile.flush()
@@ -129,6 +129,7 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_told(endpoint: SimpleN
     result = run(endpoint.url)
     assert (result.error, len(endpoint.asked)) == (ToolErrorKind.UNAVAILABLE, 5)
     assert endpoint.url in result.content or "search endpoint" in result.content
+    assert ("came in too slowly" in result.content) == (fault == "drip")
 
 
 def test_retry_after_is_obeyed(endpoint: SimpleNamespace) -> None:
