@@ -132,7 +132,7 @@ def test_malformed_attempts_get_no_bonus_and_are_not_computed(train, equal_rewar
         "all", SETTINGS, equal_reward, lambda t, r: malformed(t, dataclasses.replace(r, copy_index=0)), max_steps=1
     )
     assert lines(everything_malformed)[0]["computed_tokens"] == 0
-    assert everything_malformed.modes.coefficients == CONTROL.start().coefficients  # no long trajectory: unchanged
+    assert everything_malformed.modes.entropy == CONTROL.start()  # no long trajectory: unchanged
 
 
 def test_what_is_logged_by_mode(train):

@@ -10,6 +10,7 @@ from typing import Any, cast
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tirkit.methods.autotool.decoupled import EntropyState
 from tirkit.methods.autotool.diagnose import ModeProbe, collapse_warning
 from tirkit.types import Mode
 
@@ -73,19 +74,20 @@ class Clock(TrainerCallback, ExportableState):
 class ModeState(TrainerCallback, ExportableState):
     """What steps hand on about modes, in checkpoints too: the entropy coefficients and the newest think rate."""
 
-    def __init__(self, coefficients: tuple[float, ...] = ()):
-        self.coefficients = coefficients
+    def __init__(self, entropy: EntropyState):
+        self.entropy = entropy
         self.think_rate: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What trainer_state.json keeps."""
-        return {"args": {}, "attributes": {"coefficients": list(self.coefficients), "think_rate": self.think_rate}}
+        kept = {"coefficients": list(self.entropy.coefficients), "think_rate": self.think_rate}
+        return {"args": {}, "attributes": kept}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Go on from where the checkpoint stopped."""
         states = cast(dict[str, Any], state.stateful_callbacks)
         saved = states.setdefault(type(self).__name__, self.state())["attributes"]
-        self.coefficients, self.think_rate = tuple(saved["coefficients"]), saved["think_rate"]
+        self.entropy, self.think_rate = EntropyState(tuple(saved["coefficients"])), saved["think_rate"]
 
 
 class ModeWatch(TrainerCallback, ExportableState):

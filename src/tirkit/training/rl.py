@@ -117,7 +117,7 @@ class RLTrainer(StepTrainer):
         why = why_no_trees(model, args.device)
         if settings.shared_prefix and why:
             logger.warning("prompts are computed once per trajectory, not once per group: %s", why)
-        self.modes = ModeState(settings.entropy.start().coefficients if settings.entropy else ())
+        self.modes = ModeState(settings.entropy.start() if settings.entropy else EntropyState())
         super().__init__(
             model,
             args,
@@ -226,9 +226,8 @@ class RLTrainer(StepTrainer):
     def batch_loss(self, model: nn.Module, batch: MicroBatch) -> Tensor:
         """Policy loss and entropy bonus of one micro-batch, a part of the step's sum."""
         s = self.settings
-        logps_N, entropy_N = model(
-            scored=batch.scored, temperature=s.temperature, entropy_gradient=any(self.modes.coefficients)
-        )
+        moves = any(self.modes.entropy.coefficients)
+        logps_N, entropy_N = model(scored=batch.scored, temperature=s.temperature, entropy_gradient=moves)
         if s.iterations > 1 and batch.old_logps_N is None:
             batch.old_logps_N = logps_N.detach()
         old_logps_N = logps_N.detach() if batch.old_logps_N is None else batch.old_logps_N
@@ -258,8 +257,9 @@ class RLTrainer(StepTrainer):
         control = self.settings.entropy
         if control is None:
             return 0.0
-        state = EntropyState(self.modes.coefficients)
-        bonus, sums = entropy_bonus(control, state, mean_R=mean_R, first_R=first_R, covered_KR=batch.covered_KR)
+        bonus, sums = entropy_bonus(
+            control, self.modes.entropy, mean_R=mean_R, first_R=first_R, covered_KR=batch.covered_KR
+        )
         for k, term in enumerate(control.terms):
             self._tally.add(f"entropy_mean/{term.name}", sums["entropy"][k], sums["covered"][k])
             self._tally.add(f"entropy_gate/{term.name}", sums["open"][k], sums["covered"][k])
@@ -270,12 +270,11 @@ class RLTrainer(StepTrainer):
         """The gradient of a step; then the entropy coefficients move."""
         loss = super().training_step(*args, **kwargs)
         if control := self.settings.entropy:
-            for term, coefficient in zip(control.terms, self.modes.coefficients, strict=True):
+            for term, coefficient in zip(control.terms, self.modes.entropy.coefficients, strict=True):
                 self._tally.add(f"entropy_coef/{term.name}", coefficient, 1)
             if control.adapts:
                 sums, counts = self.summed(torch.stack(self._covered).sum(0)).tolist()
-                state = control.advance(EntropyState(self.modes.coefficients), sums, counts)
-                self.modes.coefficients = state.coefficients
+                self.modes.entropy = control.advance(self.modes.entropy, sums, counts)
             self._covered.clear()
         return loss
 

@@ -81,7 +81,7 @@ class EntropyTerm:
 class EntropyState:
     """The coefficients β, in the order of the terms."""
 
-    coefficients: tuple[float, ...]
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ bounds on the think share.
 
 import functools
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ from tirkit.rollout.chunks import ProgressFn, in_chunks
 from tirkit.rollout.group import group_requests
 from tirkit.rollout.policy import RolloutRequest, Script, oracle
 from tirkit.scoring.reward import mode_right
-from tirkit.text.control import THINK_OPEN
+from tirkit.text.control import THINK_CLOSE, THINK_OPEN
 from tirkit.text.dialects import Dialect
 from tirkit.text.mode import with_mode
 from tirkit.types import Mode, Record, StopReason, Task, Trajectory, Turn
+
+_THOUGHT = re.compile(rf"{THINK_OPEN}.*?{THINK_CLOSE}\s*", re.DOTALL)
 
 RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 
@@ -156,6 +159,12 @@ def in_mode(trajectory: Trajectory | None, mode: Mode) -> Trajectory:
     turns = [turn.model_copy(update={"ids": (), "logps": (), "reply_ids": (), "given": 0}) for turn in trajectory.turns]
     turns[0] = turns[0].model_copy(update={"text": with_mode(turns[0].text, mode)})
     return trajectory.model_copy(update={"prompt_ids": (), "turns": tuple(turns), "mode": mode})
+
+
+def without_thoughts(trajectory: Trajectory) -> Trajectory:
+    """The attempt as text, its thinking blocks left out."""
+    turns = [turn.model_copy(update={"text": _THOUGHT.sub("", turn.text)}) for turn in trajectory.turns]
+    return in_mode(trajectory.model_copy(update={"turns": tuple(turns)}), "no_think")
 
 
 def short_gold(dialect: Dialect) -> Script:
