@@ -101,11 +101,10 @@ def test_settings_of_what_is_switched_off_do_not_matter(tmp_path, text) -> None:
     load_config(write(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted((Path(__file__).parents[1] / "configs").rglob("*.toml")),
-    ids=lambda path: f"{path.parent.name}/{path.stem}",
-)
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_shipped_configs_and_their_arms_can_be_loaded(path: Path) -> None:
     for arm in ["", *arm_names(path)]:
         load_config(path, arm=arm)

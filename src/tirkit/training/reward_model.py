@@ -7,6 +7,7 @@ the normalisation ŝ = tanh((r - μ) / s), μ and s being mean and standard devi
 
 import importlib.util
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
 
 from tirkit.methods.autotraj.pairs import Preference
@@ -27,7 +31,7 @@ from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import RolloutRequest
 from tirkit.store import save_folder
 from tirkit.text.masks import TokenRow
-from tirkit.training.callbacks import last_checkpoint
+from tirkit.training.callbacks import ProgressCallback, last_checkpoint
 from tirkit.types import Record, Task, Trajectory, UserError
 
 NORMALISATION = "reward_model.json"
@@ -233,6 +237,27 @@ def _train(
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     trained = trained.merge_and_unload() if settings.lora_rank else trained
     return trained.eval(), tuple(trainer.state.log_history)
+
+
+class TimedProgress(ProgressCallback):
+    """A `ProgressCallback` for TRL's trainers, whose log lines say nothing of time."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start counting."""
+        self._began = state.global_step, time.monotonic()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line, with the seconds so far and those left."""
+        seconds, steps = time.monotonic() - self._began[1], state.global_step - self._began[0]
+        left = seconds / steps * (state.max_steps - state.global_step) if steps else 0.0
+        super().on_log(args, state, control, {**(logs or {}), "seconds": seconds, "eta_s": left})
 
 
 class Scorer(Protocol):
