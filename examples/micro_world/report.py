@@ -21,7 +21,7 @@ WINDOW_ANSWERS = 5 * 24 * 8  # to hard problems in a window
 WATCHED = {"modes": "think/hard", "routes": "all/hard"}  # the share that must not die
 TITLES = {"modes": "Modes: does thinking survive where it pays?", "routes": "Routes: does the rare route come back?"}
 NOTE = (
-    "Means over seeds ± half a 95 % interval (Student's t). Shares in percent. What is least and the step of "
+    "Means over seeds ± half a 95 % interval (Student's t). In percent, but for tokens. What is least and the step of "
     "recovery are of windows of five steps."
 )
 
@@ -74,6 +74,20 @@ def end(way: str, series: str, when: str = "after") -> Reader:
     return lambda run: run[when][way].get(series, 0.0)
 
 
+def reward(run: RunRecord) -> float:
+    """Mean reward at the end: what every arm maximises, and what settings were chosen by, on validation problems."""
+    auto = run["after"]["auto"]
+    kinds = [name.removeprefix("think/") for name in auto if name.startswith("think/")]
+    return sum(_reward(auto, kind) for kind in kinds) / len(kinds)
+
+
+def _reward(point: Mapping[str, float], kind: str) -> float:
+    """±0.5 with and ±1 without thinking, by the share of each; malformed answers, which are few, count as wrong."""
+    think = point[f"think/{kind}"]
+    with_it, without = (point.get(f"right/{kind}/{mode}", 0.0) for mode in ("think", "no_think"))
+    return think * (2 * with_it - 1) / 2 + (1 - think) * (2 * without - 1)
+
+
 def tokens(run: RunRecord) -> float:
     """Tokens an answer at the end, over easy and hard problems alike."""
     return (end("auto", "tokens/easy")(run) + end("auto", "tokens/hard")(run)) / 2
@@ -83,6 +97,7 @@ COLUMNS: Mapping[str, Mapping[str, tuple[Reader, float]]] = {  # head → reader
     "modes": {
         "least thinking, hard": (least, 100),
         "hard right in training": (during, 100),
+        "reward": (reward, 100),
         "hard right": (end("auto", "right/hard"), 100),
         "easy right": (end("auto", "right/easy"), 100),
         "tokens": (tokens, 1),

@@ -259,6 +259,12 @@ def test_minimum_and_recovery_by_hand() -> None:
     assert report.during(run) == pytest.approx(3.15 / 8)
 
 
+def test_the_reward_at_the_end_by_hand() -> None:
+    hard = {"think/hard": 0.75, "right/hard/think": 0.9, "right/hard/no_think": 0.5}  # 0.75 * 0.4 + 0.25 * 0 = 0.3
+    easy = {"think/easy": 0.0, "right/easy/no_think": 0.95}  # 0.9
+    assert report.reward({"after": {"auto": hard | easy}}) == pytest.approx(0.6)
+
+
 def test_the_warning_is_given_where_thinking_dies_and_works() -> None:
     def run(accuracy: float) -> dict[str, Any]:
         points = [(5, 0.5), (10, 0.5), (15, 0.4), (20, 0.2), (25, 0.1)]
