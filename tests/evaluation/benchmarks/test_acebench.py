@@ -1,15 +1,13 @@
 """ACEBench's rules by hand, and against the authors' checker."""
 
-import copy
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tirkit.evaluation.benchmarks.acebench import ACEBENCH, NORMAL, accepted_values, own_problem, totals
-from tirkit.evaluation.benchmarks.acebench_match import _unspaced, calls_problem, same_calls
+from tirkit.evaluation.benchmarks.acebench_match import calls_problem, same_calls
+from tirkit.evaluation.benchmarks.acebench_official import official_problem
 from tirkit.evaluation.benchmarks.agreement import agreement_table, compare
 from tirkit.evaluation.benchmarks.base import Case, CaseResult, Score
 from tirkit.evaluation.metrics import Item
@@ -109,17 +107,7 @@ def test_the_authors_checker_agrees(shared_data: Path) -> None:
     checkout = shared_data.parent / "acebench_checkout"
     if not (checkout / "model_eval" / "checker.py").exists():
         pytest.skip(f"the authors' checker is not at {checkout}: check ACEBench's repository out there")
-    sys.path.append(str(checkout))
-    from model_eval.checker import normal_checker
-
-    def theirs(calls: Sequence[ToolCall], case: Case) -> str:
-        gold: Any = case.gold
-        answers = gold["ground_truth"] if isinstance(gold["ground_truth"], list) else [gold["ground_truth"]]
-        made = [{call.name: _unspaced(call.arguments)} for call in calls]
-        found = [normal_checker(gold["function"], made, copy.deepcopy(a), "", case.task.kind) for a in answers]
-        return "" if any(one["valid"] for one in found) else str(found[0]["error_type"] or "wrong")
-
     cases = ACEBENCH.load(shared_data, categories=NORMAL).cases
-    found = compare(cases, own_problem, theirs, accepted_values, num_mutants=5)
+    found = compare(cases, own_problem, official_problem(checkout), accepted_values, num_mutants=5)
     assert found.num_compared > 1500
     assert not found.disagreements, agreement_table({"acebench": found})

@@ -84,7 +84,7 @@ def _call_problem(document: Document, call: ToolCall, answer: Mapping[str, Any])
     for name, value in call.arguments.items():
         if name not in properties or name not in answer:
             return "unexpected parameter"
-        if problem := _value_problem(properties[name], answer[name], _unspaced(value)):
+        if problem := _value_problem(properties[name], answer[name], unspaced(value)):
             return problem
     return ""
 
@@ -155,17 +155,17 @@ def _same(answer: Any, value: Any) -> bool:
         same_length = isinstance(value, list) and len(value) == len(answer)
         return same_length and all(map(_same, answer, value))
     if isinstance(answer, str):
-        return isinstance(value, str) and _plain(_unspaced(answer)) == _plain(_unspaced(value))
+        return isinstance(value, str) and _plain(unspaced(answer)) == _plain(unspaced(value))
     return answer == value and isinstance(answer, bool) == isinstance(value, bool)
 
 
-def _unspaced(value: Any) -> Any:
+def unspaced(value: Any) -> Any:
     """The value as the checker gets it: it reads calls from text that all white space was taken out of."""
     if isinstance(value, str):
         return "".join(value.split())
     if isinstance(value, list):
-        return [_unspaced(item) for item in value]
-    return {key: _unspaced(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [unspaced(item) for item in value]
+    return {key: unspaced(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,23 @@ from tirkit.evaluation.benchmarks.nestful import NESTFUL
 from tirkit.evaluation.benchmarks.qa import QA
 from tirkit.evaluation.benchmarks.seal_tools import SEAL_TOOLS
 from tirkit.evaluation.benchmarks.stabletoolbench import STABLETOOLBENCH
+from tirkit.evaluation.benchmarks.tau_retail import TAU_RETAIL
 from tirkit.evaluation.benchmarks.toolalpaca import TOOLALPACA
 
-ALL = (BFCL, BFCL_TURNS, ACEBENCH, API_BANK, SEAL_TOOLS, NESTFUL, METATOOL, STABLETOOLBENCH, TOOLALPACA, MATHS, QA)
+ALL = (
+    BFCL,
+    BFCL_TURNS,
+    ACEBENCH,
+    API_BANK,
+    SEAL_TOOLS,
+    NESTFUL,
+    METATOOL,
+    STABLETOOLBENCH,
+    TOOLALPACA,
+    TAU_RETAIL,
+    MATHS,
+    QA,
+)
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in ALL}
 
 

@@ -1,0 +1,32 @@
+"""ACEBench's own checker, from a checkout of its repository (it is no package)."""
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tirkit.evaluation.benchmarks.acebench_match import unspaced
+from tirkit.evaluation.benchmarks.base import BenchmarkError, Case
+from tirkit.types import ToolCall
+
+
+def official_problem(checkout: Path) -> Callable[[Sequence[ToolCall], Case], str]:
+    """Why calls are wrong, in the checker's own word; "" where they are right. BenchmarkError without a checkout."""
+    if not (checkout / "model_eval" / "checker.py").exists():
+        raise BenchmarkError(f"no checkout of https://github.com/ACEBench/ACEBench at {checkout}")
+    sys.path.append(str(checkout))
+    try:
+        checker = importlib.import_module("model_eval.checker").normal_checker
+    finally:
+        sys.path.remove(str(checkout))
+
+    def problem(calls: Sequence[ToolCall], case: Case) -> str:
+        gold: Any = case.gold
+        answers = gold["ground_truth"] if isinstance(gold["ground_truth"], list) else [gold["ground_truth"]]
+        made = [{call.name: unspaced(call.arguments)} for call in calls]  # as its reader leaves them
+        found = [checker(gold["function"], made, copy.deepcopy(answer), "", case.task.kind) for answer in answers]
+        return "" if any(one["valid"] for one in found) else str(found[0]["error_type"] or "wrong")
+
+    return problem
