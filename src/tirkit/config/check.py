@@ -29,14 +29,20 @@ def _sources(config: RunConfig) -> list[str]:
 
 def _stages(config: RunConfig) -> list[str]:
     """Stages that need what another one leaves."""
-    needs = (("repair", "candidates"), ("pairs", "candidates"), ("finetune", "pairs"), ("reward_model", "pairs"))
+    needs = (("repair", "candidates"), ("pairs", "candidates"), ("reward_model", "pairs"))
     missing = [
         f"{stage}.enabled needs {needed}.enabled = true"
         for stage, needed in needs
         if getattr(config, stage).enabled and not getattr(config, needed).enabled
     ]
-    p = config.pairs
+    p, modes = config.pairs, config.rollout.modes
     return missing + _said(
+        (
+            config.finetune.enabled and not p.enabled and not config.label.enabled,
+            "finetune.enabled needs pairs.enabled = true or label.enabled = true",
+        ),
+        (config.label.enabled and not modes, "label.enabled needs rollout.modes = true"),
+        (config.refine.enabled and not config.rl.enabled, "refine.enabled needs rl.enabled = true"),
         (
             p.enabled and p.repairs != "none" and not config.repair.enabled,
             f'pairs.repairs = "{p.repairs}" needs repair.enabled = true; without repairs set it to "none"',
@@ -73,7 +79,25 @@ def _endpoints(config: RunConfig) -> list[str]:
 
 def _rl(config: RunConfig) -> list[str]:
     rl = config.rl
-    return _said(
+    names = [(term.over, term.tokens) for term in rl.entropy]
+    of_modes = [
+        key
+        for key, used in (
+            ("rl.entropy (over a mode, or on the mode token)", any(name != ("all", "all") for name in names)),
+            ("rl.guard", rl.guard.below > 0),
+            ("rl.probe", rl.probe.every > 0),
+            ('rl.reward = "mode"', rl.reward == "mode"),
+        )
+        if rl.enabled and used and not config.rollout.modes
+    ]
+    unstable = [term for term in rl.entropy if term.rate and (term.target is None or term.coefficient > term.maximum)]
+    return [f"{key} needs rollout.modes = true" for key in of_modes] + _said(
+        (len(set(names)) < len(names), "rl.entropy has two terms over the same trajectories and tokens"),
+        (bool(unstable), "rl.entropy: a term with a rate needs a target, and a coefficient within its maximum"),
+        (
+            rl.enabled and config.refine.enabled and rl.reward in ("tinr", "trajectory"),
+            'refine needs a reward that says which attempts are right: rl.reward = "mode" or "unified"',
+        ),
         (
             rl.enabled and rl.reward == "trajectory" and rl.bonus_weight > 0 and not config.reward_model.enabled,
             'rl.reward = "trajectory" gets its bonus from the reward model: set reward_model.enabled = true, or '

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from tirkit.config.autotool import LabelConfig, RefineConfig
 from tirkit.config.autotraj import (
     CandidatesConfig,
     FinetuneConfig,
@@ -35,12 +36,14 @@ class RunConfig(Section):
     internalise: InternaliseConfig = InternaliseConfig()
     synthesise: SynthesiseConfig = SynthesiseConfig()
     warmup: WarmupConfig = WarmupConfig()
+    label: LabelConfig = LabelConfig()
     candidates: CandidatesConfig = CandidatesConfig()
     quality: QualityConfig = QualityConfig()
     repair: RepairConfig = RepairConfig()
     pairs: PairsConfig = PairsConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
+    refine: RefineConfig = RefineConfig()
     rl: RLConfig = RLConfig()
     rollout: RolloutConfig = RolloutConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

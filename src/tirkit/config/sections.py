@@ -52,6 +52,9 @@ class TasksConfig(Section):
 
     path: str = Field(default="embedded", description="'embedded', 'seal_tools_sample' or a question file")
     num_train: int = Field(default=1600, gt=0)
+    kinds: tuple[Literal["single", "two_step", "arithmetic_easy", "arithmetic_hard", "no_tool"], ...] = Field(
+        default=(), description="embedded only: these in turn, about seen tools; none = the usual mix"
+    )
     num_rl: int = Field(
         default=0, ge=0, description="training questions that RL alone trains on; 0 = all, after phases 1 and 2 did"
     )
@@ -131,6 +134,9 @@ class SynthesiseConfig(EndpointSection):
     teacher: str = Field(default="scripted", description="'scripted' or an OpenAI-compatible model name")
     num_candidates: int = Field(default=10, gt=0)
     num_samples: int = Field(default=1, gt=0, description="teacher trajectories per question")
+    think_share: float = Field(
+        default=0.5, ge=0, le=1, description="rollout.modes only: share of them that keep their reasoning"
+    )
 
 
 class WarmupConfig(SupervisedConfig):
@@ -142,8 +148,34 @@ class WarmupConfig(SupervisedConfig):
     replay: float = Field(default=0.3, ge=0, lt=1, description="share of phase 1 rows in the mix")
 
 
+class EntropyTermConfig(Section):
+    """A bonus on entropy in RL; fields as in `tirkit.methods.autotool.decoupled.EntropyTerm`."""
+
+    over: Literal["all", "think", "no_think"] = Field(default="all", description="the trajectories it covers")
+    tokens: Literal["all", "mode"] = Field(default="all", description="all sampled tokens, or the mode token alone")
+    coefficient: float = Field(default=0.0, ge=0, description="at the start")
+    target: float | None = Field(default=None, ge=0, description="nats; no bonus above it; without one always")
+    rate: float = Field(default=0.0, ge=0, description="how fast the coefficient adapts; 0 = fixed")
+    step: Literal["proportional", "sign"] = "proportional"
+    maximum: float = Field(default=0.1, gt=0, description="of an adaptive coefficient")
+
+
+class GuardConfig(Section):
+    """While the think rate is below `below`, `copies` of each question's rollouts are made to think; 0 = off."""
+
+    below: float = Field(default=0.0, ge=0, le=1)
+    copies: int = Field(default=1, gt=0)
+
+
+class ProbeConfig(Section):
+    """Watching for the collapse of thinking: every so many steps some validation questions are asked in either mode."""
+
+    every: int = Field(default=0, ge=0, description="steps; 0 = never")
+    num_tasks: int = Field(default=32, gt=0)
+
+
 class RLConfig(TrainConfig):
-    """GRPO: TInR-U's phase 3, AutoTraj's stage 2."""
+    """GRPO: TInR-U's phase 3, AutoTraj's stage 2, AutoTool's objective."""
 
     steps: int = Field(default=40, gt=0)
     lr: float = Field(default=1e-4, gt=0)
@@ -157,9 +189,13 @@ class RLConfig(TrainConfig):
     clip_high: float = Field(default=0.2, gt=0)
     iterations: int = Field(default=1, gt=0, description="updates per batch of rollouts")
     temperature: float = Field(default=1.0, gt=0)
-    entropy_coefficient: float = Field(default=0.0, ge=0)
-    reward: Literal["tinr", "trajectory"] = Field(
-        default="tinr", description="trajectory: outcome and a bonus by the reward model (AutoTraj)"
+    entropy: tuple[EntropyTermConfig, ...] = Field(default=(), description="bonuses on entropy, none twice")
+    guard: GuardConfig = GuardConfig()
+    probe: ProbeConfig = ProbeConfig()
+    reward: Literal["tinr", "trajectory", "mode", "unified"] = Field(
+        default="tinr",
+        description="trajectory: outcome and a bonus by the reward model (AutoTraj); mode: AutoTool's table; "
+        "unified: that table scaled by agreement with the gold, and the bonus",
     )
     bonus: Literal["right", "partial", "signed"] = Field(default="right", description="which outcomes it is given for")
     bonus_weight: float = Field(default=0.2, ge=0, description="0 = outcome alone")
@@ -170,6 +206,7 @@ class RLConfig(TrainConfig):
 class RolloutConfig(Section):
     """How a task becomes a trajectory."""
 
+    modes: bool = Field(default=False, description="an attempt begins with [think] or [no_think] (AutoTool)")
     two_step: bool = Field(default=True, description="documents of the selected tools are handed back before the call")
     prompt: Literal["none", "documents", "retrieve"] = "none"
     retrieve_k: int = Field(default=5, gt=0)

@@ -31,6 +31,7 @@ from tirkit.methods.autotraj.prompts import Case, Templates
 from tirkit.methods.autotraj.repair import PolicyAt, RepairedTask, Repairer, RepairSettings
 from tirkit.methods.autotraj.scripted import Demonstrator, Flaw, gold_repairer
 from tirkit.methods.autotraj.synthesise import JudgedGroup, from_logs, judge, synthesise
+from tirkit.pipeline.autotool import mode_labels
 from tirkit.pipeline.context import Context
 from tirkit.pipeline.policies import make_endpoint
 from tirkit.pipeline.sources import load_tokenizer
@@ -40,8 +41,7 @@ from tirkit.rollout.policy import ScriptedPolicy
 from tirkit.scoring.quality import Decision, QualityScore, QualitySettings, score_group
 from tirkit.tools.lines import convert_records, read_records
 from tirkit.tools.logs import read_attempt
-from tirkit.training.callbacks import ProgressCallback
-from tirkit.training.reward_model import RewardSettings, train_reward_model
+from tirkit.training.reward_model import RewardSettings, TimedProgress, train_reward_model
 from tirkit.training.sft import WeightedRow
 from tirkit.types import Group, Task, Trajectory
 
@@ -283,18 +283,25 @@ def _export(ctx: Context, made: Datasets, tasks: dict[str, Task]) -> None:
 
 
 def finetune(ctx: Context) -> Facts:
-    """Supervised on the kept and the repaired trajectories."""
-    tasks, loaded = ctx.candidate_tasks, ctx.load(ctx.stage_before("finetune"))
-    spared = set(unseen_ids(ctx, loaded))
-    rows: list[WeightedRow] = []
-    for example in ctx.folder.read_records("sft_examples", Example):
-        row = ctx.row(loaded.renderer, example.trajectory, tasks[example.task_id])
-        rows.append(WeightedRow(row, kind=example.source, spares=spared.isdisjoint(row.completion_ids)))
-    if not rows:
+    """Supervised on the kept and the repaired trajectories; where questions have a mode, on those in it alone."""
+    loaded = ctx.load(ctx.stage_before("finetune"))
+    tasks = {task.id: task for task in (*ctx.rl_pool, *ctx.candidate_tasks.values())}
+    labels = mode_labels(ctx)
+    chosen = [
+        (example.trajectory, example.source)
+        for example in ctx.folder.read_records("sft_examples", Example)
+        if not labels or labels.get(example.task_id) == example.trajectory.mode
+    ]
+    chosen += [(target, f"target_{target.mode}") for target in ctx.folder.read_records("targets", Trajectory)]
+    if not chosen:
         raise ConfigError(
-            "finetune: no candidate was kept and none repaired; stages/candidates.json and stages/repair.json in the "
-            "run folder count the reasons"
+            "finetune: nothing was kept, repaired or labelled; the marks of the earlier stages in the run folder "
+            "(stages/*.json) count the reasons"
         )
+    spared, rows = set(unseen_ids(ctx, loaded)), list[WeightedRow]()
+    for trajectory, kind in chosen:
+        row = ctx.row(loaded.renderer, trajectory, tasks[trajectory.task_id])
+        rows.append(WeightedRow(row, kind=kind, spares=spared.isdisjoint(row.completion_ids)))
     return supervise(ctx, loaded, "finetune", ctx.config.finetune, rows)
 
 
@@ -327,7 +334,7 @@ def reward_model(ctx: Context) -> Facts:
         settings,
         ctx.folder.model("reward_model"),
         ctx.folder.work("reward_model"),
-        [ProgressCallback(shown(ctx.progress.stage("reward model")))],
+        [TimedProgress(shown(ctx.progress.stage("reward model")))],
     )
     report = pair_report([preferences[i] for i in trained.held_out], trained.rewards)
     ctx.folder.write_records("pair_report", [report])

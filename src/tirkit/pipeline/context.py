@@ -1,7 +1,7 @@
 """What every stage of a run works with: config, folder, tools, tasks, models of earlier stages."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
+from tirkit.methods.autotool.refine import Refined
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
 from tirkit.pipeline.sources import (
@@ -42,11 +43,13 @@ STAGE_ORDER = (
     "internalise",
     "synthesise",
     "warmup",
+    "label",
     "candidates",
     "repair",
     "pairs",
     "finetune",
     "reward_model",
+    "refine",
     "rl",
     "evaluate",
     "report",
@@ -101,7 +104,13 @@ class Context:
     @cached_property
     def dialect(self) -> Dialect:
         """What the policy writes."""
-        return Dialect(self.index, two_step=self.config.rollout.two_step)
+        r = self.config.rollout
+        return Dialect(self.index, two_step=r.two_step, modes=r.modes)
+
+    @property
+    def plain_dialect(self) -> Dialect:
+        """The same without mode tags: what teachers and scripts write, before `tagged`."""
+        return replace(self.dialect, modes=False)
 
     @cached_property
     def toolbox(self) -> PythonToolbox | None:
@@ -147,9 +156,17 @@ class Context:
         return self.train_tasks[: len(self.train_tasks) - self.config.tasks.num_rl]
 
     @property
-    def rl_tasks(self) -> tuple[Task, ...]:
-        """Training questions of phase 3: those kept for it, else all."""
+    def rl_pool(self) -> tuple[Task, ...]:
+        """Training questions of RL, and of the stages that prepare it: those kept for it, else all."""
         return self.train_tasks[-self.config.tasks.num_rl :]  # [-0:] is all
+
+    @property
+    def rl_tasks(self) -> tuple[Task, ...]:
+        """What RL trains on: its pool, or what refinement has left of it."""
+        if not self.enabled("refine"):
+            return self.rl_pool
+        kept = {one.task_id for one in self.folder.read_records("refined", Refined) if one.kept}
+        return tuple(task for task in self.rl_pool if task.id in kept)
 
     @property
     def candidate_tasks(self) -> dict[str, Task]:
@@ -159,7 +176,7 @@ class Context:
         """
         config = self.config.candidates
         logged = self.folder.read_records("tasks_candidates", Task) if config.log else None
-        tasks = self.rl_tasks[: config.num_tasks or None] if logged is None else logged
+        tasks = self.rl_pool[: config.num_tasks or None] if logged is None else logged
         return {task.id: task for task in tasks}
 
     @cached_property
@@ -243,13 +260,15 @@ class Context:
         grammars = (part for parts in self._constraints.values() for part in parts if isinstance(part, CallGrammar))
         return {name: why for grammar in grammars for name, why in grammar.loose.items()}
 
-    def rollout(self, renderer: Renderer, policy: Policy) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
-        """The tool loop, ready to be given requests."""
+    def rollout(
+        self, renderer: Renderer, policy: Policy, dialect: Dialect | None = None
+    ) -> Callable[[Sequence[RolloutRequest]], list[Trajectory]]:
+        """The tool loop, ready to be given requests. dialect: where it is not the run's own."""
         return partial(
             rollout,
             policy=policy,
             renderer=renderer,
-            dialect=self.dialect,
+            dialect=dialect or self.dialect,
             tools=self.tools,
             toolbox=self.toolbox,
             settings=self.rollout_settings,

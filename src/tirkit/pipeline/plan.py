@@ -43,10 +43,11 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Counts:
-    """Training questions of phases 1 and 2, and those that candidates are sampled on."""
+    """Training questions of phases 1 and 2, those that candidates are sampled on, and RL's."""
 
     supervised: int
     candidates: int
+    rl: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def plan_run(config: RunConfig) -> RenderableType:
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(config, RunFolder.open(Path(folder), config), Progress())
         loaded, parameters = _model(ctx)
-        counts = Counts(len(ctx.sft_tasks), len(ctx.rl_tasks[: config.candidates.num_tasks or None]))
+        counts = Counts(len(ctx.sft_tasks), len(ctx.rl_pool[: config.candidates.num_tasks or None]), len(ctx.rl_pool))
         ctx = _with_few_tasks(ctx)
         parts = alignment_rows(ctx, loaded), use_rows(ctx, loaded, use_tasks(ctx))
         rows = [row for part in parts for row in part[:SAMPLE_TASKS]]
@@ -144,11 +145,13 @@ def _stages(ctx: Context, rows: Sequence[WeightedRow], speed: Speed, counts: Cou
         "internalise": lambda: _training("internalise", config.internalise, length, speed),
         "synthesise": lambda: _synthesis(config, work, counts),
         "warmup": lambda: _training("warmup", config.warmup, length, speed),
+        "label": lambda: _label(config, work, counts),
         "candidates": lambda: _candidates(config, work, counts),
         "repair": lambda: _repair(config, work, counts),
         "finetune": lambda: _training("finetune", config.finetune, length, speed),
         "reward_model": lambda: _reward_model(config, work, counts),
-        "rl": lambda: _rl(config, work),
+        "refine": lambda: _rl(config, work, "refine", -(-config.refine.rounds * counts.rl // config.rl.batch_size)),
+        "rl": lambda: _rl(config, work, "rl", config.rl.steps),
         "evaluate": lambda: _evaluation(config, work, len(ctx.sources.tasks["test"])),
     }
     return [make() for stage, make in made.items() if ctx.enabled(stage)]
@@ -180,6 +183,17 @@ class _Work:
         )
 
 
+def _label(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
+    c = config.label
+    attempts = 2 * c.samples * min(counts.rl, c.num_tasks or counts.rl)
+    asked = [who for who in (c.no_think, c.think) if who != "model"]
+    if not asked:
+        return work.attempts("label", f"{attempts} attempts", attempts)
+    # Where only one of the two is an endpoint the other's time is small beside it.
+    requests = attempts * len(asked) / 2
+    return work.requests("label", f"{requests:.0f} attempts by {', '.join(asked)}", requests, _shown(config), c)
+
+
 def _candidates(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
     c = config.candidates
     if c.log:
@@ -206,11 +220,10 @@ def _reward_model(config: RunConfig, work: _Work, counts: Counts) -> StagePlan:
     return StagePlan("reward_model", f"about {pairs} pairs at most", tokens, tokens / work.speed.train)
 
 
-def _rl(config: RunConfig, work: _Work) -> StagePlan:
-    attempts = config.rl.steps * config.rl.batch_size * config.rl.num_generations
+def _rl(config: RunConfig, work: _Work, stage: str, steps: int) -> StagePlan:
+    attempts = steps * config.rl.batch_size * config.rl.num_generations
     seconds = attempts * (work.trained / work.speed.generate + work.length / work.speed.train)
-    said = f"{config.rl.steps} steps, {attempts} attempts"
-    return StagePlan("rl", said, attempts * (work.length + work.trained), seconds)
+    return StagePlan(stage, f"{steps} steps, {attempts} attempts", attempts * (work.length + work.trained), seconds)
 
 
 def _evaluation(config: RunConfig, work: _Work, num_test: int) -> StagePlan:

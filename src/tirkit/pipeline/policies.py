@@ -20,9 +20,11 @@ Write nothing else."""
 
 def endpoints(config: RunConfig) -> dict[str, str]:
     """Key of the config → the endpoint's model, for every enabled stage that asks one."""
-    s, w, c, r = config.synthesise, config.warmup, config.candidates, config.repair
+    s, w, t, c, r = config.synthesise, config.warmup, config.label, config.candidates, config.repair
     asked = {
         "synthesise.teacher": s.teacher if s.enabled and w.enabled and s.teacher != "scripted" else "",
+        "label.no_think": t.no_think if t.enabled and t.no_think != "model" else "",
+        "label.think": t.think if t.enabled and t.think != "model" else "",
         "candidates.policy": c.policy if c.enabled and not c.log and c.policy != "model" else "",
         "repair.repairer": r.repairer if r.enabled and r.repairer not in ("rules", "scripted") else "",
     }

@@ -1,21 +1,22 @@
-"""The stage that trains on rollouts: GRPO with TInR-U's or AutoTraj's reward."""
+"""The stages that train on rollouts: RL with the reward of any of the methods, and the rounds that refine its data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from transformers import TrainerCallback
 
 from tirkit.config import ConfigError
-from tirkit.methods.autotool.decoupled import bonus
+from tirkit.pipeline.autotool import entropy_control, keep_round, mode_watch, refined
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.train import Facts, curve_of, measure, shown
 from tirkit.rollout.group import group_requests
 from tirkit.scoring.match import Verdict, verdict
-from tirkit.scoring.reward import TinrReward, TrajectoryReward
+from tirkit.scoring.reward import ModeReward, TinrReward, TrajectoryReward, UnifiedReward
 from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.reward_model import RewardModel, ScoredRollout
-from tirkit.training.rl import RewardFn, RLSettings, RLTrainer, RolloutFn
+from tirkit.training.rl import GroupFn, ModeGuard, RewardFn, RLSettings, RLTrainer, RolloutFn
 from tirkit.types import Group, RewardBreakdown, Task, Trajectory
 
 
@@ -28,38 +29,7 @@ def reinforce(ctx: Context) -> Facts:
         ctx.progress.say(f"rl: skipped, sampled success is {success:.3f} and rl.min_success = {config.min_success}")
         ctx.save(loaded, "rl")
         return {"skipped": True, "sampled_success": success}
-    torch.manual_seed(ctx.config.seed)
-    model = ctx.trainable(loaded)
-    policy = ctx.policy(loaded, config.temperature, model)  # pyright: ignore[reportArgumentType]
-    args = training_arguments(
-        str(ctx.folder.work("rl")),
-        max_steps=config.steps,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        per_device_train_batch_size=config.batch_size,
-        save_steps=config.save_every,
-        bf16=ctx.config.model.dtype == "bfloat16",
-        logging_steps=1,
-        seed=ctx.config.seed,
-    )
-    if config.batch_size % args.world_size:
-        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
-    args.per_device_train_batch_size = config.batch_size // args.world_size
-    rollout, reward = _reward(ctx, loaded, ctx.rollout(loaded.renderer, policy))
-    trainer = RLTrainer(
-        model,
-        args,
-        _rl_settings(ctx),
-        ctx.rl_tasks,
-        rollout,
-        reward,
-        pad_id=loaded.pad_id,
-        callbacks=[ProgressCallback(shown(ctx.progress.stage("rl")))],
-        on_group=_keep_groups(ctx),
-    )
-    trainer.train(resume_from_checkpoint=True)
-    loaded = ctx.merged(loaded, model)
+    trainer, loaded = _train(ctx, loaded, "rl", ctx.rl_tasks, config.steps, _keep_groups(ctx))
     ctx.save(loaded, "rl")
     history = trainer.state.log_history
     failures = scorer_failures(history, config.batch_size * config.num_generations)
@@ -74,16 +44,73 @@ def reinforce(ctx: Context) -> Facts:
     }
 
 
+def refine(ctx: Context) -> Facts:
+    """AutoTool: some cheap rounds of RL over its questions, whose model is thrown away, say which of them it keeps."""
+    config, tasks = ctx.config.refine, ctx.rl_pool
+    loaded = ctx.load(ctx.stage_before("refine"))
+    steps = -(-config.rounds * len(tasks) // ctx.config.rl.batch_size)
+    trainer, _ = _train(ctx, loaded, "refine", tasks, steps, partial(keep_round, ctx))
+    return {"steps": steps, "train_s": trainer.clock.seconds, **refined(ctx)}
+
+
+def _train(
+    ctx: Context, loaded: Loaded, stage: str, tasks: Sequence[Task], steps: int, on_group: GroupFn
+) -> tuple[RLTrainer, Loaded]:
+    """The trainer at its end, and the plain model it trained."""
+    config = ctx.config.rl
+    torch.manual_seed(ctx.config.seed)
+    model = ctx.trainable(loaded)
+    policy = ctx.policy(loaded, config.temperature, model)  # pyright: ignore[reportArgumentType]
+    args = training_arguments(
+        str(ctx.folder.work(stage)),
+        max_steps=steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        per_device_train_batch_size=config.batch_size,
+        save_steps=config.save_every,
+        bf16=ctx.config.model.dtype == "bfloat16",
+        logging_steps=1,
+        seed=ctx.config.seed,
+    )
+    if config.batch_size % args.world_size:
+        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
+    args.per_device_train_batch_size = config.batch_size // args.world_size
+    rollout, reward = _reward(ctx, loaded, ctx.rollout(loaded.renderer, policy))
+    callbacks: list[TrainerCallback] = [ProgressCallback(shown(ctx.progress.stage(stage)))]
+    if config.probe.every and stage == "rl":
+        callbacks.append(mode_watch(ctx, loaded, model))
+    trainer = RLTrainer(
+        model,
+        args,
+        _rl_settings(ctx),
+        tasks,
+        rollout,
+        reward,
+        pad_id=loaded.pad_id,
+        callbacks=callbacks,
+        on_group=on_group,
+    )
+    trainer.train(resume_from_checkpoint=True)
+    return trainer, ctx.merged(loaded, model)
+
+
 def _reward(ctx: Context, loaded: Loaded, rollout: RolloutFn) -> tuple[RolloutFn, RewardFn]:
     """What rolls out (and has it scored at once, where a model scores), and what it is rewarded with."""
     config = ctx.config.rl
     if config.reward == "tinr":
         return rollout, TinrReward(ctx.dialect)
-    if not config.bonus_weight:
-        return rollout, TrajectoryReward(ctx.dialect, _no_score, 0.0, config.bonus)
+    if config.reward == "mode":
+        return rollout, ModeReward(ctx.dialect)
+    unified = config.reward == "unified"
+    if not config.bonus_weight or not ctx.enabled("reward_model"):
+        plain = TrajectoryReward(ctx.dialect, _no_score, 0.0, config.bonus)
+        return rollout, UnifiedReward(ctx.dialect) if unified else plain
     row, limit = partial(ctx.row, loaded.renderer), ctx.config.reward_model.max_tokens
     scorer = RewardModel.load(ctx.folder.model("reward_model"), row, ctx.device, max_tokens=limit)
     scored = ScoredRollout(rollout, scorer)
+    if unified:
+        return scored, UnifiedReward(ctx.dialect, scored.score, config.bonus_weight)
     return scored, TrajectoryReward(ctx.dialect, scored.score, config.bonus_weight, config.bonus)
 
 
@@ -108,14 +135,15 @@ def _rl_settings(ctx: Context) -> RLSettings:
         clip_low=c.clip_low,
         clip_high=c.clip_high,
         iterations=c.iterations,
-        entropy=bonus(c.entropy_coefficient),
+        entropy=entropy_control(ctx),
+        guard=ModeGuard(c.guard.below, c.guard.copies) if c.guard.below else None,
         temperature=c.temperature,
         optimizer=c.optimizer,
         max_tokens=c.max_tokens,
     )
 
 
-def _keep_groups(ctx: Context) -> Callable[[int, Group, Sequence[RewardBreakdown]], None]:
+def _keep_groups(ctx: Context) -> GroupFn:
     """Stores the first group of every step: enough to look at, small enough to keep."""
     kept = {trajectory.seed for group in ctx.folder.read_records("rl", Group) for trajectory in group.trajectories}
     steps: set[int] = set()

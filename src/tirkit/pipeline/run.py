@@ -15,10 +15,11 @@ from tirkit.evaluation.terminal import Progress, arms_table, duration
 from tirkit.methods.autotraj.prompts import Templates
 from tirkit.methods.tinr.think import ThinkSettings, warm_up
 from tirkit.methods.tinr.tokens import grow_vocabulary
+from tirkit.pipeline.autotool import label
 from tirkit.pipeline.autotraj import candidates, finetune, pairs, repair, reward_model
 from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
 from tirkit.pipeline.policies import check_key, make_teacher
-from tirkit.pipeline.reinforce import reinforce
+from tirkit.pipeline.reinforce import refine, reinforce
 from tirkit.pipeline.report import report_runs
 from tirkit.pipeline.sources import SPLITS, load_model
 from tirkit.pipeline.train import Facts, general_skills, internalise, warmup
@@ -102,7 +103,7 @@ def synthesise(ctx: Context) -> Facts:
     while done < len(tasks):
         part = tasks[done : done + CHUNK]
         result = warm_up(
-            part, teacher, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, settings, seed=ctx.config.seed
+            part, teacher, loaded.renderer, ctx.plain_dialect, ctx.tools, ctx.toolbox, settings, seed=ctx.config.seed
         )
         if isinstance(teacher, EndpointPolicy) and teacher.num_failures:
             raise RolloutError(
@@ -168,11 +169,13 @@ STAGES: dict[str, Callable[[Context], Facts]] = {
     "internalise": internalise,
     "synthesise": synthesise,
     "warmup": warmup,
+    "label": label,
     "candidates": candidates,
     "repair": repair,
     "pairs": pairs,
     "finetune": finetune,
     "reward_model": reward_model,
+    "refine": refine,
     "rl": reinforce,
     "evaluate": test,
     "report": report,

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from tirkit.config import CatalogueConfig, ConfigError, RunConfig, TasksConfig
 from tirkit.embedded.model import build_tokenizer, load_base, new_model
-from tirkit.embedded.world import World
+from tirkit.embedded.values import Split
+from tirkit.embedded.world import TaskKind, ToolChoice, World
 from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.split import seen_tools, split_tasks
 from tirkit.text.dialects import print_document
@@ -22,8 +23,8 @@ from tirkit.tools.sandbox import Sandbox, SandboxLimits
 from tirkit.tools.search import SEARCH_SCHEMA, Bm25Searcher, SearchTool
 from tirkit.types import Task, ToolSchema
 
-TOOL_KINDS = ("single", "two_step")
-OTHER_KINDS = ("no_tool", "arithmetic_easy", "arithmetic_hard")
+TOOL_KINDS: tuple[TaskKind, ...] = ("single", "two_step")
+OTHER_KINDS: tuple[TaskKind, ...] = ("no_tool", "arithmetic_easy", "arithmetic_hard")
 PYTHON_SEARCH = "python_search"
 Tasks = dict[str, tuple[Task, ...]]
 SPLITS = ("train", "validation", "test")
@@ -106,19 +107,29 @@ def _file(path: str, sample: str) -> Path:
 
 def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
     world = World(num_tools)
-    train = _mix(world, "train", tasks.num_train, ("seen", "seen"))
-    validation = _mix(world, "validation", tasks.num_validation, ("seen", "unseen"))
-    test = _mix(world, "test", tasks.num_test, ("seen", "unseen"))
+    sizes: dict[Split, int] = {
+        "train": tasks.num_train,
+        "validation": tasks.num_validation,
+        "test": tasks.num_test,
+    }
+    asked: Tasks = {
+        split: tuple(world.tasks(split, n, kinds=tasks.kinds)) if tasks.kinds else _mix(world, split, n)
+        for split, n in sizes.items()
+    }
     seen = frozenset(tool.name for tool in world.catalogue if tool.name not in world.held_out)
-    parts, said = _decontaminated(tasks, {"train": train, "validation": validation, "test": test})
+    parts, said = _decontaminated(tasks, asked)
     return Sources(world.catalogue, parts, seen, tuple(said))
 
 
-def _mix(world: World, split: str, n: int, tools: Sequence[str]) -> tuple[Task, ...]:
-    """A third each: questions about the first kind of tools, about the second, and without tools."""
-    third = n // 3
-    asks = ((third, TOOL_KINDS, tools[0], 0), (third, TOOL_KINDS, tools[1], 1), (n - 2 * third, OTHER_KINDS, "seen", 2))
-    parts = [world.tasks(split, size, seed=s, kinds=kinds, tools=which) for size, kinds, which, s in asks]  # pyright: ignore
+def _mix(world: World, split: Split, n: int) -> tuple[Task, ...]:
+    """A third each: questions about seen tools, about unseen ones (in training seen ones again), and without tools."""
+    third, other = n // 3, "seen" if split == "train" else "unseen"
+    asks: tuple[tuple[int, tuple[TaskKind, ...], ToolChoice, int], ...] = (
+        (third, TOOL_KINDS, "seen", 0),
+        (third, TOOL_KINDS, other, 1),
+        (n - 2 * third, OTHER_KINDS, "seen", 2),
+    )
+    parts = [world.tasks(split, size, seed=s, kinds=kinds, tools=which) for size, kinds, which, s in asks]
     # Taken in turn, so that the first n questions have every kind.
     order = sorted(
         (place / len(part), number, task) for number, part in enumerate(parts) for place, task in enumerate(part)

@@ -13,16 +13,28 @@ from tirkit.embedded.skills import draw_replay
 from tirkit.evaluation.metrics import Knowledge
 from tirkit.evaluation.run import KnowledgeResult, evaluate
 from tirkit.evaluation.terminal import ProgressFn
+from tirkit.methods.autotool.label import in_mode, without_thoughts
 from tirkit.methods.tinr.corpus import CorpusSettings, Example, Weight, alignment_corpus, loss_weights, use
 from tirkit.methods.tinr.probe import probe
 from tirkit.methods.tinr.think import replay_mix
 from tirkit.pipeline.context import Context, Loaded
+from tirkit.rollout.loop import stable_seed
+from tirkit.text.control import THINK_OPEN
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
 from tirkit.types import Task, Trajectory
 
 Facts = dict[str, JsonValue]
-SHOWN = ("loss", "loss_sft", "reward", "entropy", "reward/scorer_failed", "validate_score", "tokens_per_s")
+SHOWN = (
+    "loss",
+    "loss_sft",
+    "reward",
+    "think_rate",
+    "entropy",
+    "reward/scorer_failed",
+    "validate_score",
+    "tokens_per_s",
+)
 PROBE_TOKENS = 512
 GENERAL_ITEMS = 50  # a skill
 
@@ -45,7 +57,10 @@ def warmup(ctx: Context) -> Facts:
     loaded = ctx.load(ctx.stage_before("warmup"))
     tasks = {task.id: task for task in ctx.sft_tasks}
     kept = list(ctx.folder.read_records("synthesis", Trajectory))
-    rows = [WeightedRow(ctx.row(loaded.renderer, t, tasks[t.task_id]), kind="warmup", spares=True) for t in kept]
+    rows = [
+        WeightedRow(ctx.row(loaded.renderer, _in_both_modes(ctx, t), tasks[t.task_id]), kind="warmup", spares=True)
+        for t in kept
+    ]
     if not ctx.enabled("synthesise"):
         rows = use_rows(ctx, loaded, ctx.sft_tasks)
     if not rows:
@@ -85,7 +100,7 @@ def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[Weight
     beta = ctx.config.internalise.beta
     if not beta:
         return []
-    examples = use(tasks, loaded.renderer, ctx.dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
+    examples = use(tasks, loaded.renderer, ctx.plain_dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
     return _weighted(ctx, loaded, examples, {"use": beta})
 
 
@@ -98,17 +113,37 @@ def general_rows(ctx: Context, loaded: Loaded, config: SupervisedConfig, others:
         return []
     rng = random.Random(ctx.config.seed)
     samples = [draw_replay(rng) for _ in range(round(others * config.general / (1 - config.general)))]
-    return [WeightedRow(ctx.row(loaded.renderer, sample), kind="general") for sample in samples]
+    return [WeightedRow(ctx.row(loaded.renderer, _tagged(ctx, sample)), kind="general") for sample in samples]
 
 
 def _weighted(
     ctx: Context, loaded: Loaded, examples: Iterable[Example], weights: Mapping[Weight, float]
 ) -> list[WeightedRow]:
     return [
-        WeightedRow(ctx.row(loaded.renderer, e.trajectory), weights[e.weight], e.kind, spares=e.kind == "use")
+        WeightedRow(
+            ctx.row(loaded.renderer, e.trajectory if e.kind in ("memorise", "recall") else _tagged(ctx, e.trajectory)),
+            weights[e.weight],
+            e.kind,
+            spares=e.kind == "use",
+        )
         for e in examples
         if weights[e.weight]
     ]
+
+
+def _tagged(ctx: Context, trajectory: Trajectory) -> Trajectory:
+    """An attempt that somebody without modes wrote, with the tag of the mode it is in, where the run has modes."""
+    if not ctx.dialect.modes:
+        return trajectory
+    return in_mode(trajectory, "think" if THINK_OPEN in trajectory.turns[0].text else "no_think")
+
+
+def _in_both_modes(ctx: Context, trajectory: Trajectory) -> Trajectory:
+    """The teacher's attempt, tagged; where the run has modes only a share of them keep their reasoning."""
+    if not ctx.dialect.modes:
+        return trajectory
+    draw = random.Random(stable_seed(ctx.config.seed, "mode", trajectory.task_id, trajectory.copy_index)).random()
+    return _tagged(ctx, trajectory if draw < ctx.config.synthesise.think_share else without_thoughts(trajectory))
 
 
 def unseen_ids(ctx: Context, loaded: Loaded) -> tuple[int, ...]:
@@ -195,8 +230,8 @@ def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
 
 def general_skills(ctx: Context, loaded: Loaded) -> Facts:
     """Exact match on the embedded base model's own tasks, skill by skill: what training on tools has made it forget."""
-    if ctx.config.model.path != "embedded" or ctx.config.model.scratch:
-        return {}
+    if ctx.config.model.path != "embedded" or ctx.config.model.scratch or ctx.dialect.modes:
+        return {}  # with modes the base model's way to answer is not the run's
     skills = evaluate_base(loaded.model, loaded.renderer, n=GENERAL_ITEMS)  # pyright: ignore[reportArgumentType]
     return {"general": dict[str, JsonValue](skills)}
 
