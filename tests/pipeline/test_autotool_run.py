@@ -8,6 +8,7 @@ import pytest
 
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.embedded.model import load_base
+from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.autotool.label import Attempted
 from tirkit.methods.autotool.refine import Refined, Round
@@ -101,6 +102,13 @@ def test_every_stage_leaves_what_the_next_one_needs(whole: RunFolder) -> None:
     assert len(list(whole.read_records("rounds", RewardRound))) == 16
     curve = marks["rl"].facts["curve"]  # pyright: ignore
     assert "entropy_coef/all_mode_token" in curve[0]  # pyright: ignore
+
+
+def test_the_last_model_is_asked_in_either_mode_too(whole: RunFolder) -> None:
+    results = list(whole.read_records("test_results", EvaluationResult))
+    assert [r.stage for r in results] == ["warmup", "finetune", "rl, forced think", "rl, forced no_think", "rl"]
+    for result, rate in zip(results[2:4], (1.0, 0.0), strict=True):
+        assert {item.metrics["think_rate"] for item in result.items} == {rate}
 
 
 def test_targets_begin_with_the_tag_of_their_mode(whole: RunFolder) -> None:

@@ -10,7 +10,7 @@ from tirkit.evaluation.charts import Curve, Panel
 from tirkit.evaluation.preference import PairReport
 from tirkit.evaluation.report import Example, ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
-from tirkit.evaluation.tables import EMPTY, duration
+from tirkit.evaluation.tables import EMPTY, duration, percent
 from tirkit.pipeline.context import MODEL_STAGES, STAGE_ORDER
 from tirkit.pipeline.sources import load_tokenizer
 from tirkit.store import RunFolder, StageMark
@@ -20,6 +20,7 @@ from tirkit.text.render import Renderer
 from tirkit.types import ToolSchema, Trajectory
 
 TRAINED = MODEL_STAGES[1:]
+ENTROPY_TERMS = [name for over in ("all", "think", "no_think") for name in (over, f"{over}_mode_token")]
 
 
 def report_runs(folders: Sequence[Path], out: Path) -> Path:
@@ -71,6 +72,17 @@ def _panels(runs: Sequence[RunFolder]) -> Iterable[Panel]:
         ("rl", "reward/bonus", "bonus by the reward model, unweighted"),
         ("rl", "reward/scorer_failed", "share the reward model gave no score"),
         ("rl", "entropy", "entropy (nats per token)"),
+        ("rl", "think_rate", "share of attempts that think"),
+        ("rl", "mode_entropy", "entropy of the choice to think (nats)"),
+        ("rl", "think/tokens", "tokens of attempts that think"),
+        ("rl", "think/right", "accuracy of attempts that think"),
+        ("rl", "no_think/right", "accuracy of attempts that do not"),
+        ("rl", "think/entropy", "entropy of attempts that think"),
+        *(("rl", f"entropy_coef/{name}", f"entropy coefficient, {name}") for name in ENTROPY_TERMS),
+        *(
+            ("rl", f"entropy_gate/{name}", f"share of trajectories below the entropy target, {name}")
+            for name in ENTROPY_TERMS
+        ),
     ):
         curves = [curve for run in runs if (mark := run.mark(stage)) and (curve := _curve(run, mark, key))]
         if curves:
@@ -127,6 +139,29 @@ def _examples(run: RunFolder) -> Iterable[Example]:
 
 
 def _tables(runs: Sequence[RunFolder]) -> Iterable[Table]:
+    yield _kinds_table(runs)
+    yield _facts_table(
+        runs,
+        "label",
+        "Mode labels",
+        {
+            "tasks": "questions",
+            "no_think": "easy",
+            "think": "need thinking",
+            "neither": "neither succeeds",
+            "by_kind": "by kind",
+            "targets": "imitated",
+            "think_share": "share that thinks",
+        },
+        "easy: right often enough without thinking",
+    )
+    yield _facts_table(
+        runs,
+        "refine",
+        "RL's questions",
+        {"tasks": "questions", "kept": "kept", "reasons": "why"},
+        "variance: the reward varied more over the rounds than that of those kept",
+    )
     yield _facts_table(
         runs,
         "candidates",
@@ -182,6 +217,25 @@ def _tables(runs: Sequence[RunFolder]) -> Iterable[Table]:
     yield _pair_table(runs)
     yield _general_table(runs[0])
     yield _stage_table(runs)
+
+
+def _kinds_table(runs: Sequence[RunFolder]) -> Table:
+    """Test results by kind of question and mode."""
+    rows: list[tuple[str, ...]] = []
+    for run in runs:
+        for result in run.read_records("test_results", EvaluationResult):
+            kinds = sorted({item.kind for item in result.items if item.kind})
+            for kind in kinds:
+                group = f"kind: {kind}"
+                think, tokens = result.estimate("think_rate", group), result.estimate("output_tokens", group)
+                cells = (
+                    percent(result.estimate("success", group)),
+                    percent(think),
+                    f"{tokens.mean:.1f}" if tokens else EMPTY,
+                )
+                rows.append((_name(run), result.stage, kind, *cells))
+    head = ("run", "after", "kind", "accuracy %", "thinks %", "tokens written")
+    return Table(title="By kind of question", head=head, rows=tuple(rows), note="± is the standard error over items")
 
 
 def _facts_table(runs: Sequence[RunFolder], stage: str, title: str, columns: Mapping[str, str], note: str) -> Table:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from pydantic import JsonValue
 from rich.console import RenderableType
@@ -24,6 +25,7 @@ from tirkit.pipeline.report import report_runs
 from tirkit.pipeline.sources import SPLITS, load_model
 from tirkit.pipeline.train import Facts, general_skills, internalise, warmup
 from tirkit.rollout.endpoint import EndpointPolicy
+from tirkit.rollout.group import forced
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.rollout.policy import RolloutError
 from tirkit.store import RunFolder
@@ -31,7 +33,7 @@ from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
 from tirkit.tools.questions import load_tasks
 from tirkit.training.reward_model import check_trl
-from tirkit.types import Record, Task, Trajectory
+from tirkit.types import Mode, Record, Task, Trajectory
 
 CHUNK = 64  # questions between two writes of a long stage
 
@@ -123,8 +125,13 @@ def synthesise(ctx: Context) -> Facts:
 
 
 def test(ctx: Context) -> Facts:
-    """The test questions, asked of every model that `models_to_ask` names."""
-    results = [ask(ctx, ctx.load(stage), ctx.sources.tasks["test"], stage) for stage in models_to_ask(ctx)]
+    """The test questions, asked of every model that `models_to_ask` names; of the last one in either mode too."""
+    *earlier, last = models_to_ask(ctx)
+    tasks, model = ctx.sources.tasks["test"], ctx.load(last)
+    results = [ask(ctx, ctx.load(stage), tasks, stage) for stage in earlier]
+    if ctx.dialect.modes:
+        results += [ask(ctx, model, tasks, last, mode) for mode in get_args(Mode)]
+    results.append(ask(ctx, model, tasks, last))
     ctx.folder.write_records("test_results", results)
     facts: Facts = {}
     for result in results:
@@ -143,19 +150,20 @@ def models_to_ask(ctx: Context) -> list[str]:
     return list(dict.fromkeys([*map(ctx.stage_before, steps), last]))
 
 
-def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, records: str = "") -> EvaluationResult:
+def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, mode: Mode | None = None) -> EvaluationResult:
     """One greedy attempt a question; stored as they come, so that an interrupted evaluation goes on."""
-    name = records or f"test_{stage}"
+    name = f"test_{stage}_{mode}" if mode else f"test_{stage}"
+    attempt = ctx.rollout(loaded.renderer, ctx.policy(loaded, 0.0))
     return evaluate(
         tasks,
-        ctx.rollout(loaded.renderer, ctx.policy(loaded, 0.0)),
+        (lambda requests: attempt(forced(requests, mode))) if mode else attempt,
         arm=ctx.config.name,
         seen=ctx.sources.seen,
-        stage=stage,
+        stage=f"{stage}, forced {mode}" if mode else stage,
         seed=ctx.config.seed,
         done=list(ctx.folder.read_records(name, Trajectory)),
         keep=lambda trajectories: ctx.folder.append_records(name, trajectories),
-        progress=ctx.progress.stage(f"test {stage}"),
+        progress=ctx.progress.stage(f"test {stage} {mode or ''}".rstrip()),
     )
 
 
