@@ -18,3 +18,21 @@ from tirkit.config.sections import (
     TrainConfig,
     WarmupConfig,
 )
+
+__all__ = [
+    "CatalogueConfig",
+    "ConfigError",
+    "EndpointSection",
+    "QualityConfig",
+    "RepairConfig",
+    "RunConfig",
+    "SupervisedConfig",
+    "SynthesiseConfig",
+    "TasksConfig",
+    "TrainConfig",
+    "WarmupConfig",
+    "arm_names",
+    "differences",
+    "load_config",
+    "parse_config",
+]
