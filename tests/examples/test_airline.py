@@ -1,25 +1,10 @@
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from examples import airline
 from tirkit.evaluation.score_file import score_file
-
-
-def load(name: str) -> Any:
-    path = Path(__file__).parents[2] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-    assert spec
-    assert spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-airline = load("airline")
 
 
 def line(task: int, trial: int, reward: float, words: str) -> str:

@@ -1,31 +1,17 @@
 import doctest
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from examples import real_tools
 from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.questions import QuestionError
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.tools.sandbox import Sandbox
 from tirkit.tools.search import Bm25Searcher, Passage, SearchError
 from tirkit.types import Message, Task, UserError
-
-
-def load(name: str) -> Any:
-    path = Path(__file__).parents[2] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-    assert spec
-    assert spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-real_tools = load("real_tools")
 
 GSM8K = [
     ("Six times seven, less two?", "6*7=<<6*7=42>>42. 42-2=<<42-2=40>>40\n#### 40"),
