@@ -71,16 +71,60 @@ def plan(config: Config, overrides: Overrides = None, arm: Arm = "") -> None:
 
 @app.command("eval")
 def evaluate(
-    run_folder: Run,
-    questions: Annotated[Path | None, typer.Option(help="question file; default: its test questions")] = None,
-    stage: Annotated[str, typer.Option(help="model of this stage; the last one if empty")] = "",
+    run_folder: Annotated[Path | None, typer.Argument(help="a run folder, or give --model", show_default=False)] = None,
+    questions: Annotated[Path | None, typer.Option(help="question file; default: the run's test questions")] = None,
+    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
     prompt: Annotated[str, typer.Option(help="none, documents or retrieve; the run's own if empty")] = "",
-    limit: Annotated[int, typer.Option(help="first so many questions; 0 = all")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="first so many questions; so many cases a category; 0 = all")] = 0,
+    benchmark: Annotated[str, typer.Option(help="public benchmarks instead of questions, comma-separated")] = "",
+    data: Annotated[Path, typer.Option(help="folder of the benchmarks' data")] = Path("data"),
+    documents: Annotated[str, typer.Option(help="benchmarks: all, retrieve or none; the run's own if empty")] = "",
+    categories: Annotated[str, typer.Option(help="benchmarks: only these, comma-separated")] = "",
+    official: Annotated[bool, typer.Option(help="benchmarks: the authors' scorer decides, where there is one")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="benchmarks: tokens of one turn")] = 512,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="benchmarks: records; again: goes on")] = None,
+    model: Annotated[str, typer.Option(help="benchmarks: an endpoint's model, key in OPENAI_API_KEY")] = "",
+    base_url: Annotated[str, typer.Option(help="the endpoint's address; OpenAI's if empty")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="requests to the endpoint in flight")] = 8,
+    tokenizer: Annotated[str, typer.Option(help="counts the endpoint's tokens; the embedded one if empty")] = "",
 ) -> None:
-    """Measure a run's model on questions: accuracy with its standard error, tokens, stop reasons."""
+    """Measure a run's model on questions, or it or an endpoint's on public benchmarks: accuracy, tokens, stop reasons.
+
+    A benchmark that was killed goes on with the same command; the table also says what training shares with it.
+    """
+    from tirkit.pipeline.benchmarks import BenchmarkOptions, Endpoint, benchmark_endpoint, benchmark_run
     from tirkit.pipeline.run import evaluate_run
 
-    out.print(evaluate_run(run_folder, questions, stage, prompt, limit))
+    if (run_folder is None) == (not model) or (model and not benchmark):
+        raise UserError("give either a run folder, or --model NAME with --benchmark NAMES")
+    names, kinds = _listed(benchmark), _listed(categories)
+    options = BenchmarkOptions(names, data, documents, limit, kinds, official, max_new_tokens, out_folder)
+    if run_folder is None:
+        shown = benchmark_endpoint(Endpoint(model, base_url, concurrency, tokenizer), options)
+    elif names:
+        shown = benchmark_run(run_folder, stage, options)
+    else:
+        out.print(evaluate_run(run_folder, questions, stage, prompt, limit))
+        return
+    out.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def contaminate(
+    train: Annotated[str, typer.Argument(help="questions, a run folder or a benchmark", show_default=False)],
+    bench: Annotated[str, typer.Argument(help="questions or a benchmark", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="folder of the benchmarks' data", show_default=False)] = None,
+) -> None:
+    """Say what evaluation questions share with training questions: exact, 13 words in a row, tool names.
+
+    Exit code 1 where a question is shared.
+    """
+    from tirkit.pipeline.benchmarks import contaminate as compared
+
+    found = compared(train, bench, data)
+    lines = [*(f"{name}: {why}" for name, why in (found.equal | found.similar).items()), str(found)]
+    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if found.equal or found.similar else 0)
 
 
 @app.command()
@@ -188,6 +232,10 @@ def import_tools(
         soft_wrap=True,
     )
     raise typer.Exit(1 if found.issues or (difference and not written) else 0)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def main() -> None:

@@ -33,10 +33,14 @@ def endpoints(config: RunConfig) -> dict[str, str]:
 
 def check_key(config: RunConfig) -> None:
     """Raises `ConfigError` where an endpoint's key is missing."""
-    if (keys := endpoints(config)) and not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError(
-            f"{' and '.join(keys)}: an endpoint needs its key in OPENAI_API_KEY (any text for a local server)"
-        )
+    if keys := endpoints(config):
+        need_key(" and ".join(keys))
+
+
+def need_key(whose: str) -> None:
+    """Raises `ConfigError` where the key of the endpoint that `whose` names is missing."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(f"{whose}: an endpoint needs its key in OPENAI_API_KEY (any text for a local server)")
 
 
 def make_endpoint(model: str, section: EndpointSection, renderer: Renderer, temperature: float = 1.0) -> EndpointPolicy:

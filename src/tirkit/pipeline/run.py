@@ -237,13 +237,19 @@ def open_run(root: Path) -> Context:
     return Context(folder.manifest.config, folder, Progress())
 
 
-def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, limit: int) -> RenderableType:
-    """Table of a run's model on a question file, or on the run's own test questions."""
-    ctx = open_run(root)
+def model_stage(ctx: Context, stage: str) -> str:
+    """The stage whose model is meant: `stage`, or the last one if empty. Raises `ConfigError` where it left none."""
     stage = stage or ctx.stage_before("evaluate")
     if stage not in MODEL_STAGES or ctx.folder.mark(stage) is None:
         done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
-        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+        raise ConfigError(f"{ctx.folder.root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+    return stage
+
+
+def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, limit: int) -> RenderableType:
+    """Table of a run's model on a question file, or on the run's own test questions."""
+    ctx = open_run(root)
+    stage = model_stage(ctx, stage)
     if prompt and prompt not in ("none", "documents", "retrieve"):
         raise ConfigError(f"--prompt {prompt!r}: give none, documents or retrieve")
     if prompt:

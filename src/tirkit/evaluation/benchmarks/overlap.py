@@ -33,6 +33,8 @@ def overlap(cases: Sequence[Case], training: Iterable[Task], training_tools: Ite
     """Check the cases against the tasks a model was trained on, and the tools it was trained on or remembers."""
     training = list(training)
     found = contaminated((case.task for case in cases), training)
+    # It was written for the other direction: here the questions compared with are those of training.
+    found = {name: why.replace("evaluation question", "training question") for name, why in found.items()}
     equal = {name: why for name, why in found.items() if why.startswith("equals")}
     seen = {call.name for task in training for call in task.gold_calls or ()}
     seen |= {tool.original_name or tool.name for tool in training_tools}
