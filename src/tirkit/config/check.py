@@ -20,6 +20,10 @@ def _sources(config: RunConfig) -> list[str]:
             "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those",
         ),
         (
+            bool(config.catalogue.allow) and not config.catalogue.functions,
+            'catalogue.allow names Python functions, which catalogue.path = "my_tools.py" would bring',
+        ),
+        (
             bool(general) and other_model,
             f"{', '.join(f'{name}.general' for name in general)} > 0 replays the embedded base model's own tasks: set "
             "it to 0 for other models",

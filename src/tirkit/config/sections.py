@@ -38,13 +38,23 @@ class CatalogueConfig(Section):
     """Where the tools come from."""
 
     path: str = Field(
-        default="embedded", description="'embedded', 'seal_tools_sample', 'python_search' or a catalogue file"
+        default="embedded",
+        description="'embedded', 'seal_tools_sample', 'python_search', a catalogue file, or a .py file of functions",
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Python functions that training may run beside those marked @read_only; ['*'] = all",
     )
     corpus: str = Field(default="", description="python_search only: passages to search; without, Python alone")
     num_tools: int = Field(default=64, gt=0, description="embedded only")
     indexing: Indexing = Field(
         default="atomic", description="how a tool is written; none = plain names, not internalised"
     )
+
+    @property
+    def functions(self) -> bool:
+        """Whether the tools are the user's own Python functions."""
+        return self.path.endswith(".py")
 
 
 class TasksConfig(Section):

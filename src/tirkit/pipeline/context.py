@@ -18,10 +18,11 @@ from tirkit.pipeline.sources import (
     PYTHON_SEARCH,
     SPLITS,
     Sources,
+    functions_digest,
     load_folder,
-    load_functions,
     load_sources,
     load_tokenizer,
+    load_toolbox,
     stored_sources,
 )
 from tirkit.rollout.allow import AllOf, Constraint, SelectionAutomaton
@@ -114,13 +115,17 @@ class Context:
 
     @cached_property
     def toolbox(self) -> PythonToolbox | None:
-        """What runs the tools; None where calls are all that is asked for."""
-        functions, r = load_functions(self.config), self.config.rollout
-        if functions is None:
-            return None
-        # The embedded world's functions are ours and take microseconds, the real tools keep limits of their own.
-        limits = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars}
-        return PythonToolbox(functions, self.sources.tools, isolation="inline", **limits)
+        """What runs the tools; None where calls are all that is asked for.
+
+        Functions of the user whose documents are not those the run was prepared with stop it (`ConfigError`). A file
+        that changed otherwise is only named: a mistake in a tool can be put right without training anew.
+        """
+        toolbox, prepared = load_toolbox(self.config, self.sources.tools), self.folder.mark("prepare")
+        if prepared and prepared.facts.get("functions", "") != functions_digest(self.config.catalogue):
+            self.progress.say(
+                f"{self.config.catalogue.path} was changed since the run was prepared; it runs as it is now"
+            )
+        return toolbox
 
     @cached_property
     def rollout_settings(self) -> RolloutSettings:
@@ -134,7 +139,7 @@ class Context:
             r.prompt,
             r.retrieve_k,
             # The embedded tools take microseconds, and without threads a run can be repeated bit for bit.
-            workers=WORKERS if self.config.catalogue.path == PYTHON_SEARCH else 0,
+            workers=WORKERS if self.config.catalogue.functions or self.config.catalogue.path == PYTHON_SEARCH else 0,
         )
 
     @cached_property

@@ -22,7 +22,7 @@ from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
 from tirkit.pipeline.policies import check_key, make_teacher
 from tirkit.pipeline.reinforce import refine, reinforce
 from tirkit.pipeline.report import report_runs
-from tirkit.pipeline.sources import SPLITS, load_model
+from tirkit.pipeline.sources import SPLITS, functions_digest, load_model
 from tirkit.pipeline.train import Facts, general_skills, internalise, warmup
 from tirkit.rollout.endpoint import EndpointPolicy
 from tirkit.rollout.group import forced
@@ -68,6 +68,7 @@ def prepare(ctx: Context) -> Facts:
         "rows_after": growth.rows_after,
         "new_token_ids": list(growth.ids),
         **{f"{split}_tasks": len(sources.tasks[split]) for split in SPLITS},
+        **({"functions": functions_digest(ctx.config.catalogue)} if ctx.config.catalogue.functions else {}),
         **general_skills(ctx, loaded),
     }
 
@@ -79,17 +80,32 @@ def _check_early(ctx: Context) -> None:
             f"tasks.num_rl = {ctx.config.tasks.num_rl} leaves phases 1 and 2 nothing to train on: there are "
             f"{len(ctx.train_tasks)} training questions"
         )
-    tasks = [task for split in SPLITS for task in ctx.sources.tasks[split]]
-    if ctx.toolbox is None and (executed := [task.id for task in tasks if not task.calls_only]):
-        raise ConfigError(
-            f"{ctx.config.tasks.path}: {len(executed)} questions want their calls executed (first: {executed[0]!r}), "
-            'and nothing here can run these tools: add "calls_only": true to them'
-        )
+    _check_runnable(ctx)
     check_key(ctx.config)
     if ctx.enabled("repair"):
         Templates(Path(ctx.config.repair.templates) if ctx.config.repair.templates else None)
     if ctx.enabled("reward_model"):
         check_trl()
+
+
+def _check_runnable(ctx: Context) -> None:
+    """Raises `ConfigError` where questions want calls run that nothing can run; says which tools may not be run."""
+    executed = [task for split in SPLITS for task in ctx.sources.tasks[split] if not task.calls_only]
+    own, path = ctx.config.catalogue.functions, ctx.config.catalogue.path
+    if ctx.toolbox is None and executed:
+        allow = f"mark functions of {path} that change nothing with @read_only, name others in catalogue.allow, or "
+        raise ConfigError(
+            f"{ctx.config.tasks.path}: {len(executed)} questions want their calls executed (first: "
+            f"{executed[0].id!r}), and nothing here can run these tools: {allow if own else ''}"
+            'add "calls_only": true to them'
+        )
+    run = ctx.toolbox.functions if ctx.toolbox else {}
+    wanted = {call.name: task.id for task in reversed(executed) for call in task.gold_calls or ()}
+    if refused := [f"{name} (question {task})" for name, task in wanted.items() if name not in run]:
+        ctx.progress.say(
+            f"{path}: questions need functions that are neither @read_only nor in catalogue.allow, and will be "
+            f"answered that they cannot be run: {', '.join(refused)}"
+        )
 
 
 def synthesise(ctx: Context) -> Facts:
