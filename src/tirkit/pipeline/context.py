@@ -73,6 +73,16 @@ class Loaded:
         return self.renderer.pad_id
 
 
+def constraints(kind: str, loaded: Loaded, dialect: Dialect, tools: Sequence[ToolSchema]) -> list[Constraint]:
+    """What a policy is held to in its blocks; `kind` as rollout.constrain has it."""
+    parts: list[Constraint] = []
+    if kind in ("selection", "both") and dialect.selects:
+        parts.append(SelectionAutomaton(loaded.renderer, dialect))
+    if kind in ("calls", "both"):
+        parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, dialect, tools))
+    return parts
+
+
 class Context:
     """One run under way, or one that is looked at."""
 
@@ -252,11 +262,8 @@ class Context:
     def _constraint_parts(self, loaded: Loaded) -> list[Constraint]:
         """What policies are held to in their blocks; made once for a renderer, as it takes longer than many a step."""
         if loaded.renderer not in self._constraints:
-            parts = self._constraints[loaded.renderer] = []
-            if self.config.rollout.constrain in ("selection", "both") and self.dialect.selects:
-                parts.append(SelectionAutomaton(loaded.renderer, self.dialect))
-            if self.config.rollout.constrain in ("calls", "both"):
-                parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, self.dialect, self.sources.tools))
+            made = constraints(self.config.rollout.constrain, loaded, self.dialect, self.sources.tools)
+            self._constraints[loaded.renderer] = made
         return self._constraints[loaded.renderer]
 
     @property

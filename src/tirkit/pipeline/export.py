@@ -10,7 +10,7 @@ from tirkit.evaluation.tables import HEADLINE, duration
 from tirkit.pipeline.context import MODEL_STAGES, Context
 from tirkit.pipeline.run import STAGES, open_run
 from tirkit.pipeline.sources import load_tokenizer
-from tirkit.serving.export import Exportable, export_folder, tool_file, unbreakable
+from tirkit.serving.export import RUN_FILE, Exportable, export_folder, tool_file, unbreakable
 from tirkit.serving.model_card import Card, Number
 from tirkit.text.render import Renderer
 
@@ -33,7 +33,7 @@ def export_run(root: Path, out: Path, stage: str = "") -> None:
     )
     files = {
         "README.md": make_card(ctx, exportable, stage, out.name).text(),
-        "run.json": ctx.folder.manifest.model_dump_json(indent=1),
+        RUN_FILE: ctx.folder.manifest.model_dump_json(indent=1),
     }
     export_folder(exportable, out, files)
 

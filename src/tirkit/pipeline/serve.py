@@ -4,17 +4,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
-from tirkit.config import ConfigError
+from tirkit.config import ConfigError, RunConfig
 from tirkit.embedded.model import load_base
-from tirkit.pipeline.context import MODEL_STAGES, Loaded
+from tirkit.pipeline.context import MODEL_STAGES, Loaded, constraints
 from tirkit.pipeline.run import open_run
 from tirkit.pipeline.sources import load_folder
+from tirkit.rollout.allow import AllOf
 from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.serving.chat import Chat, Served, chat_app, serve
 from tirkit.serving.conversation import task_by_question
+from tirkit.serving.export import RUN_FILE, TOOL_FILE, read_tools
+from tirkit.store import Manifest
 from tirkit.text.dialects import Dialect
+from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
 from tirkit.tools.lines import convert_records, parse_as, read_records
 from tirkit.types import Task
@@ -32,12 +37,16 @@ def serve_model(source: str, stage: str, scripted: Path | None, host: str, port:
 
 
 def load_served(source: str, stage: str = "", scripted: Path | None = None) -> Served:
-    """What `source` names: a run folder (its model of `stage`, the last one if empty), a model folder, a model's name.
+    """What `source` names: a run folder (its model of `stage`, the last one if empty), an exported folder, with its
+    tools, a model folder, a model's name.
 
     scripted: tasks, one a line, as runs keep them in records/tasks_*.jsonl; their gold is played instead of the model,
     whose tokenizer alone is used. Raises ConfigError where there is no such model, or no such tasks.
     """
-    served = _run(Path(source), stage) if (Path(source) / "manifest.json").exists() else _model(source)
+    if (Path(source) / "manifest.json").exists():
+        served = _run(Path(source), stage)
+    else:
+        served = _exported(Path(source)) if (Path(source) / TOOL_FILE).exists() else _model(source)
     if scripted is None:
         return served
     tasks = _tasks(scripted)
@@ -63,11 +72,48 @@ def _run(root: Path, stage: str) -> Served:
     )
 
 
-def _model(source: str) -> Served:
+def _exported(folder: Path) -> Served:
+    """The model as it was exported, held to what its run's models were held to."""
+    index, tools = read_tools(folder)
+    config = _exported_config(folder / RUN_FILE)
+    r = config.rollout
+    loaded, dialect = _loaded(str(folder), index), Dialect(index, two_step=r.two_step, modes=r.modes)
+    parts = constraints(r.constrain, loaded, dialect, tuple(tools.values()))
+    constraint = AllOf(parts) if parts else None
+
+    def policy_at(temperature: float) -> TransformersPolicy:
+        return TransformersPolicy(loaded.model, loaded.renderer, temperature, r.max_batch, constraint)
+
+    return Served(
+        config.name,
+        policy_at,
+        loaded.renderer,
+        dialect,
+        tools if index else {},
+        max_tokens=r.max_new_tokens,
+        max_context=_max_context(loaded),
+    )
+
+
+def _exported_config(path: Path) -> RunConfig:
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8")).config
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{path}, the settings an exported model was trained with, is missing, damaged or of another version of "
+            "tirkit: export the run again"
+        ) from error
+
+
+def _loaded(source: str, index: ToolIndex | None = None) -> Loaded:
     model, tokenizer = load_base() if source == "embedded" else load_folder(source)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
-    loaded = Loaded(model, tokenizer, Renderer(tokenizer))
-    policy_at = partial(TransformersPolicy, model, loaded.renderer)
+    return Loaded(model, tokenizer, Renderer(tokenizer, index))
+
+
+def _model(source: str) -> Served:
+    loaded = _loaded(source)
+    policy_at = partial(TransformersPolicy, loaded.model, loaded.renderer)
     return Served(Path(source).name, policy_at, loaded.renderer, Dialect(), max_context=_max_context(loaded))
 
 

@@ -15,6 +15,7 @@ from tirkit.embedded.values import Split
 from tirkit.embedded.world import TaskKind, ToolChoice, World
 from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.split import seen_tools, split_tasks
+from tirkit.serving.export import TOOL_FILE
 from tirkit.text.dialects import print_document
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
 from tirkit.tools.functions import load_functions
@@ -194,6 +195,11 @@ def load_model(
         return new_model(tokenizer, config.seed), tokenizer
     if settings.path == "embedded":
         return load_base()
+    if (Path(settings.path) / TOOL_FILE).exists():
+        raise ConfigError(
+            f"model.path = {settings.path!r} is an exported model, whose vocabulary and chat template are those of "
+            "its own tools: start from the model that its run started from, or serve it with `tirkit serve`"
+        )
     return load_folder(settings.path)
 
 

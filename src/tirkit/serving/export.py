@@ -11,6 +11,7 @@ README.md, run.json             the model card, and all settings of the run
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pydantic import JsonValue
 from tirkit.store import save_folder
 from tirkit.text.control import CONTROL_STRINGS, TURN_END, TURN_START
 from tirkit.text.dialects import Dialect, print_document
+from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
 from tirkit.types import Message, ToolCall, ToolSchema, UserError
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 HERE = Path(__file__).parent
 SELECTION = "tool_documents"
+TOOL_FILE = "tools.json"
+RUN_FILE = "run.json"
 GAP = "\u200b"  # what keeps outside text from spelling a token: a space of no width
 MARK = "\ufdd0"
 COPIED = ("config.json", "*.safetensors", "*.safetensors.index.json")
@@ -76,7 +80,7 @@ def export_folder(exportable: Exportable, out: Path, files: Mapping[str, str]) -
                 shutil.copyfile(file, folder / file.name)
         tokenizer.save_pretrained(folder)
         generation_config(exportable).save_pretrained(folder)
-        (folder / "tools.json").write_text(_tool_lines(tools), encoding="utf-8")
+        (folder / TOOL_FILE).write_text(_tool_lines(tools), encoding="utf-8")
         for source, name in STANDALONE.items():
             shutil.copyfile(HERE / source, folder / name)
         for name, text in files.items():
@@ -126,6 +130,23 @@ def _tool_lines(file: Mapping[str, Any]) -> str:
     head = json.dumps({key: value for key, value in file.items() if key != "tools"}, ensure_ascii=False)
     lines = ",\n".join(json.dumps(tool, ensure_ascii=False) for tool in file["tools"])
     return f'{head[:-1]}, "tools": [\n{lines}\n]}}\n'
+
+
+def read_tools(folder: Path) -> tuple[ToolIndex | None, dict[str, ToolSchema]]:
+    """What tools.json of an exported folder says: how tools are written (None: by plain name), and the tools by name.
+
+    Raises ExportError where it cannot be read.
+    """
+    path = folder / TOOL_FILE
+    try:
+        file = json.loads(path.read_text(encoding="utf-8"))
+        surfaces = tuple((tool["name"], tool.pop("token")) for tool in file["tools"])
+        tools = {tool["name"]: ToolSchema.model_validate(tool) for tool in file["tools"]}
+        kind = file["index"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} is not what an export leaves ({error!r}); export the run again") from error
+    tokens = dict.fromkeys(token for _, surface in surfaces for token in re.findall("<<.*?>>", surface))
+    return (None if kind == "none" else ToolIndex(kind, surfaces, tuple(tokens))), tools
 
 
 def retired(added: Collection[str], dialect: Dialect) -> list[str]:
