@@ -166,7 +166,7 @@ def score(
 
 @app.command()
 def serve(
-    source: Annotated[str, typer.Argument(help="a run folder, a model folder or 'embedded'", show_default=False)],
+    source: Annotated[str, typer.Argument(help="a run, an export, a model folder or 'embedded'", show_default=False)],
     stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
     scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",

@@ -61,11 +61,13 @@ def error(*arguments: str | Path) -> str:
     return str(done.exception)
 
 
-def test_a_run_that_remembers_the_tools_is_asked_in_its_own_way(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def play(ctx: Context, loaded: Loaded, temperature: float) -> ScriptedPolicy:
-        assert temperature == 0
-        return ScriptedPolicy(oracle(ctx.dialect), loaded.renderer)
+def play(ctx: Context, loaded: Loaded, temperature: float) -> ScriptedPolicy:
+    """Context.policy, with the gold instead of the model."""
+    assert temperature == 0
+    return ScriptedPolicy(oracle(ctx.dialect), loaded.renderer)
 
+
+def test_a_run_that_remembers_the_tools_is_asked_in_its_own_way(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Context, "policy", play)
     text = said("eval", run, "--benchmark", "metatool", "--data", DATA)
     assert "| metatool | 2 | 100.0 ± 0.0 |" in text
@@ -97,6 +99,16 @@ def test_with_documents_the_model_itself_is_asked_by_plain_names(run: Path, tmp_
     assert prompt_tokens is not None
     assert prompt_tokens > 60  # the documents' own: the question takes under 30
     assert "documents was 'retrieve', is 'all'" in error(*command, "--documents", "all", "--out", tmp_path)
+
+
+def test_with_documents_calls_name_the_benchmarks_tools(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "policy", play)
+    command = ("eval", run, "--benchmark", "bfcl", "--data", DATA, "--categories", "simple_python")
+    assert "| simple_python | 2 | 100.0" in said(*command, "--documents", "all", "--out", tmp_path)
+    result = next(read_results(tmp_path / "records" / "bfcl.jsonl"))  # its tool is none of the run's three
+    assert result.trajectory.turns[0].text.startswith('<tool_call>\n{"name": "')
 
 
 def test_mistakes_are_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
