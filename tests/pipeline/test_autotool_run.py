@@ -36,7 +36,7 @@ SECTIONS = {
     "warmup": {"steps": 2, "batch_size": 4, "replay": 0.0},
     "label": {"enabled": True, "samples": 1, "chunk": 4, "num_tasks": 4},
     "finetune": {"enabled": True, "steps": 2, "batch_size": 4, "replay": 0.0},
-    "refine": {"enabled": True, "rounds": 2, "fraction": 1.0, "drop": 0.0},
+    "refine": {"enabled": True, "rounds": 3, "fraction": 1.0, "drop": 0.0},
     "rl": {
         "steps": 2,
         "batch_size": 2,
@@ -98,8 +98,8 @@ def test_every_stage_leaves_what_the_next_one_needs(whole: RunFolder) -> None:
     labels = marks["label"].facts  # pyright: ignore
     assert labels["by_kind"] == {"arithmetic_easy": {"no_think": 2}, "single": {"think": 2}}
     assert labels["targets"] == 4
-    # 8 questions, 2 a step, 2 rounds: 8 steps of 2 groups.
-    assert len(list(whole.read_records("rounds", RewardRound))) == 16
+    # 8 questions, 2 a step, 3 rounds: 12 steps of 2 groups.
+    assert len(list(whole.read_records("rounds", RewardRound))) == 24
     curve = marks["rl"].facts["curve"]  # pyright: ignore
     assert "entropy_coef/all_mode_token" in curve[0]  # pyright: ignore
 
@@ -136,7 +136,7 @@ def test_a_step_that_was_stored_twice_counts_once(configured: Callable[..., RunC
     for task in ctx.rl_pool:
         for step, reward in ((0, 0.0), (1, 1.0), (1, 1.0), (2, 0.0)):
             found = Round(reward=reward, success=0.5, spread=1.0)
-            folder.append_records("rounds", [RewardRound(step=step, task_id=task.id, round=found)])
+            folder.append_records("rounds", [RewardRound(step=step, task_id=task.id, seed=step, round=found)])
     assert refined(ctx)["variance"] == pytest.approx([2 / 3] * 8)
     folder.close()
 
@@ -178,6 +178,9 @@ def test_a_term_without_a_target_has_no_gate(configured: Callable[..., RunConfig
         ({"rl": {"reward": "tinr"}}, "refine needs a reward that says which attempts are right"),
         ({"rl": {"entropy": [{"rate": 0.1}]}}, "a term with a rate needs a target"),
         ({"rl": {"entropy": [{}, {"coefficient": 0.1}]}}, "two terms over the same trajectories and tokens"),
+        ({"rl": {"guard": {"below": 0.1, "copies": 2}}}, "rl.guard.copies must leave some"),
+        ({"rl": {"entropy": [{"amount": 1}]}}, "rl.entropy.0.amount: unknown"),
+        ({"label": {"think": "gpt"}}, "label.think is an endpoint"),
         ({"label": {"enabled": False}}, "finetune.enabled needs pairs.enabled = true or label.enabled = true"),
     ],
 )
@@ -191,5 +194,5 @@ def test_settings_that_make_no_sense(
 def test_an_epoch_asks_every_question_once(whole: RunFolder) -> None:
     rounds = list(whole.read_records("rounds", RewardRound))
     ids = [one.task_id for one in rounds]
-    assert sorted(ids[:8]) == sorted(ids[8:]) == sorted(task.id for task in context(whole).rl_pool)
+    assert sorted(ids[:8]) == sorted(ids[8:16]) == sorted(ids[16:]) == sorted(task.id for task in context(whole).rl_pool)
     assert all(a.step <= b.step for a, b in pairwise(rounds))

@@ -28,7 +28,7 @@ class RefineConfig(Section):
     """AutoTool: RL gets the questions whose reward varies least over some cheap rounds of RL."""
 
     enabled: bool = False
-    rounds: int = Field(default=4, gt=1, description="over all of RL's questions")
+    rounds: int = Field(default=4, gt=2, description="over all of RL's questions; fewer than 3 have no variance")
     fraction: float = Field(default=1 / 3, gt=0, le=1, description="of the questions that is kept")
     easy: float = Field(default=0.95, ge=0, le=1, description="success from which a question counts as too easy")
     hard: float = Field(default=0.05, ge=0, le=1, description="success up to which it counts as too hard")

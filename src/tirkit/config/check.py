@@ -46,6 +46,26 @@ def _stages(config: RunConfig) -> list[str]:
             "finetune.enabled needs pairs.enabled = true or label.enabled = true",
         ),
         (config.label.enabled and not modes, "label.enabled needs rollout.modes = true"),
+        (config.label.enabled and not config.finetune.enabled, "label.enabled needs finetune.enabled = true"),
+        (
+            config.label.min_correct > config.label.samples,
+            "label.min_correct is more than label.samples: no question could be easy",
+        ),
+        (
+            config.label.min_think_share > config.label.max_think_share,
+            "label.min_think_share is more than label.max_think_share",
+        ),
+        (config.refine.hard >= config.refine.easy, "refine.hard must be less than refine.easy"),
+        (
+            modes
+            and config.candidates.enabled
+            and (config.candidates.policy != "model" or bool(config.candidates.log)),
+            "candidates of an endpoint or a log have no mode: set rollout.modes = false",
+        ),
+        (
+            modes and config.repair.enabled and config.repair.repairer not in ("rules", "scripted"),
+            "repair by an endpoint knows no modes: set rollout.modes = false",
+        ),
         (config.refine.enabled and not config.rl.enabled, "refine.enabled needs rl.enabled = true"),
         (
             p.enabled and p.repairs != "none" and not config.repair.enabled,
@@ -64,10 +84,12 @@ def _stages(config: RunConfig) -> list[str]:
 
 def _endpoints(config: RunConfig) -> list[str]:
     """An endpoint knows no tool tokens and no tool but those it is shown."""
-    c, r = config.candidates, config.repair
+    t, c, r = config.label, config.candidates, config.repair
     keys = [
         key
         for key, asks in (
+            ("label.no_think", t.enabled and t.no_think != "model"),
+            ("label.think", t.enabled and t.think != "model"),
             ("candidates.policy", c.enabled and not c.log and c.policy != "model"),
             ("repair.repairer", r.enabled and r.repairer not in ("rules", "scripted")),
         )
@@ -96,6 +118,10 @@ def _rl(config: RunConfig) -> list[str]:
     ]
     unstable = [term for term in rl.entropy if term.rate and (term.target is None or term.coefficient > term.maximum)]
     return [f"{key} needs rollout.modes = true" for key in of_modes] + _said(
+        (
+            rl.guard.below > 0 and rl.guard.copies >= rl.num_generations,
+            "rl.guard.copies must leave some of rl.num_generations to choose their mode themselves",
+        ),
         (len(set(names)) < len(names), "rl.entropy has two terms over the same trajectories and tokens"),
         (bool(unstable), "rl.entropy: a term with a rate needs a target, and a coefficient within its maximum"),
         (

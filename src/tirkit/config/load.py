@@ -4,9 +4,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tirkit.config.check import check
 from tirkit.config.run import RunConfig
@@ -92,9 +92,11 @@ def _explain(item: Any) -> str:
     key = ".".join(path)
     if item["type"] != "extra_forbidden":
         return f"{key}: {item['msg']} (got {item.get('input')!r})"
-    section: type[BaseModel] = RunConfig
+    section: Any = RunConfig
     for part in path[:-1]:
-        section = section.model_fields[part].annotation  # pyright: ignore
+        if not part.isdigit():  # a place in a list of sections
+            section = section.model_fields[part].annotation
+            section = get_args(section)[0] if get_origin(section) is tuple else section
     where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
     return f"{key}: unknown; {where} takes {', '.join(section.model_fields)}"
 

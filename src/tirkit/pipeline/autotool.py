@@ -17,7 +17,7 @@ from tirkit.methods.autotool.decoupled import EntropyControl, EntropyTerm
 from tirkit.methods.autotool.label import Attempted, attempt_both, short_gold, warmup_set
 from tirkit.methods.autotool.refine import Round, refine, round_of
 from tirkit.pipeline.context import Context, Loaded
-from tirkit.pipeline.policies import make_endpoint
+from tirkit.pipeline.policies import INSTRUCTIONS, NO_THINK_INSTRUCTIONS, make_endpoint
 from tirkit.pipeline.train import Facts
 from tirkit.rollout.group import forced, group_requests
 from tirkit.rollout.policy import RolloutRequest, ScriptedPolicy
@@ -79,7 +79,8 @@ def _annotator(ctx: Context, loaded: Loaded, who: str, mode: Mode) -> RolloutFn:
     """The newest model forced into a mode, or an endpoint, which knows no modes and thinks or not by itself."""
     config = ctx.config.label
     if who != "model":
-        policy = make_endpoint(who, config, ctx.renderer, config.temperature)
+        instructions = INSTRUCTIONS if mode == "think" else NO_THINK_INSTRUCTIONS
+        policy = make_endpoint(who, config, ctx.renderer, config.temperature, instructions)
         return ctx.rollout(ctx.renderer, policy, ctx.plain_dialect)
     attempt = ctx.rollout(ctx.renderer, ctx.policy(loaded, config.temperature))
     return lambda requests: attempt(forced(requests, mode))
@@ -90,21 +91,25 @@ class RewardRound(Record):
 
     step: int
     task_id: str
+    seed: int  # of the group's first attempt: a question may come twice in a step
     round: Round
 
 
 def keep_round(ctx: Context, step: int, group: Group, rewards: Sequence[RewardBreakdown]) -> None:
     """Store a group's rewards: a run that goes on from a checkpoint does not see them again."""
-    ctx.folder.append_records("rounds", [RewardRound(step=step, task_id=group.task_id, round=round_of(rewards))])
+    seed = group.trajectories[0].seed
+    found = RewardRound(step=step, task_id=group.task_id, seed=seed, round=round_of(rewards))
+    ctx.folder.append_records("rounds", [found])
 
 
 def refined(ctx: Context) -> Facts:
     """Which of RL's questions are kept, by the rewards that `keep_round` stored."""
     config = ctx.config.refine
     # A step that was done again after an interruption has stored its groups twice.
-    by_step = {(one.task_id, one.step): one.round for one in ctx.folder.read_records("rounds", RewardRound)}
+    rounds = ctx.folder.read_records("rounds", RewardRound)
+    by_step = {(one.task_id, one.step, one.seed): one.round for one in rounds}
     history: defaultdict[str, list[Round]] = defaultdict(list)
-    for (task_id, _), found in sorted(by_step.items(), key=lambda item: item[0]):
+    for (task_id, _, _), found in sorted(by_step.items(), key=lambda item: item[0]):
         history[task_id].append(found)
     limits = config.fraction, config.easy, config.hard, config.drop
     records = refine({task.id: history[task.id] for task in ctx.rl_pool}, *limits, seed=ctx.config.seed)

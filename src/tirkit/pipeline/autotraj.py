@@ -286,12 +286,13 @@ def finetune(ctx: Context) -> Facts:
     """Supervised on the kept and the repaired trajectories; where questions have a mode, on those in it alone."""
     loaded = ctx.load(ctx.stage_before("finetune"))
     tasks = {task.id: task for task in (*ctx.rl_pool, *ctx.candidate_tasks.values())}
-    labels = mode_labels(ctx)
+    labels, examples = mode_labels(ctx), list(ctx.folder.read_records("sft_examples", Example))
     chosen = [
         (example.trajectory, example.source)
-        for example in ctx.folder.read_records("sft_examples", Example)
-        if not labels or labels.get(example.task_id) == example.trajectory.mode
+        for example in examples
+        if labels.get(example.task_id) in (None, example.trajectory.mode)
     ]
+    other_mode = len(examples) - len(chosen)
     chosen += [(target, f"target_{target.mode}") for target in ctx.folder.read_records("targets", Trajectory)]
     if not chosen:
         raise ConfigError(
@@ -302,7 +303,7 @@ def finetune(ctx: Context) -> Facts:
     for trajectory, kind in chosen:
         row = ctx.row(loaded.renderer, trajectory, tasks[trajectory.task_id])
         rows.append(WeightedRow(row, kind=kind, spares=spared.isdisjoint(row.completion_ids)))
-    return supervise(ctx, loaded, "finetune", ctx.config.finetune, rows)
+    return {"in_other_mode": other_mode, **supervise(ctx, loaded, "finetune", ctx.config.finetune, rows)}
 
 
 def reward_model(ctx: Context) -> Facts:

@@ -168,7 +168,7 @@ class Context:
     @property
     def sft_tasks(self) -> tuple[Task, ...]:
         """Training questions of phases 1 and 2: all but those kept for RL."""
-        return self.train_tasks[: len(self.train_tasks) - self.config.tasks.num_rl]
+        return self.train_tasks[: max(0, len(self.train_tasks) - self.config.tasks.num_rl)]
 
     @property
     def rl_pool(self) -> tuple[Task, ...]:

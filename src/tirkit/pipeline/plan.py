@@ -227,7 +227,7 @@ def _rl(config: RunConfig, work: _Work, stage: str, steps: int) -> StagePlan:
 
 
 def _evaluation(config: RunConfig, work: _Work, num_test: int) -> StagePlan:
-    tests = num_test * (1 + config.rl.enabled + config.finetune.enabled)
+    tests = num_test * (1 + config.rl.enabled + config.finetune.enabled + 2 * config.rollout.modes)
     return work.attempts("evaluate", f"{tests} attempts", tests)
 
 

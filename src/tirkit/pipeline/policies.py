@@ -16,6 +16,7 @@ Then either call tools, one JSON object a line:
 </tool_call>
 or, when you have the results you need or no tool is needed, reply: <answer>your reply</answer>
 Write nothing else."""
+NO_THINK_INSTRUCTIONS = INSTRUCTIONS.replace("Think first, inside <think> and </think>. ", "Do not think first. ")
 
 
 def endpoints(config: RunConfig) -> dict[str, str]:
@@ -43,10 +44,17 @@ def need_key(whose: str) -> None:
         raise ConfigError(f"{whose}: an endpoint needs its key in OPENAI_API_KEY (any text for a local server)")
 
 
-def make_endpoint(model: str, section: EndpointSection, renderer: Renderer, temperature: float = 1.0) -> EndpointPolicy:
-    """A model behind an endpoint, asked as `section` says."""
+def make_endpoint(
+    model: str,
+    section: EndpointSection,
+    renderer: Renderer,
+    temperature: float = 1.0,
+    instructions: str = INSTRUCTIONS,
+) -> EndpointPolicy:
+    """A model behind an endpoint, asked as `section` says. Raises `ConfigError` where its key is missing."""
+    need_key(model)
     key = os.environ["OPENAI_API_KEY"]  # a secret, so it never stands in a config, which is saved with the run
-    settings = EndpointSettings(model, INSTRUCTIONS, temperature, max_concurrent=section.concurrency)
+    settings = EndpointSettings(model, instructions, temperature, max_concurrent=section.concurrency)
     return EndpointPolicy(section.base_url or OPENAI, key, renderer, settings)
 
 

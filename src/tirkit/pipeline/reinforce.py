@@ -48,7 +48,10 @@ def refine(ctx: Context) -> Facts:
     """AutoTool: some cheap rounds of RL over its questions, whose model is thrown away, say which of them it keeps."""
     config, tasks = ctx.config.refine, ctx.rl_pool
     loaded = ctx.load(ctx.stage_before("refine"))
-    steps = -(-config.rounds * len(tasks) // ctx.config.rl.batch_size)
+    if (success := sampled_success(ctx, loaded)) < ctx.config.rl.min_success:
+        ctx.progress.say("refine: skipped, as RL will be: sampled success is too low")
+        return {"skipped": True, "sampled_success": success}
+    steps = -(-config.rounds * len(tasks) // ctx.config.rl.batch_size) * ctx.config.rl.iterations
     trainer, _ = _train(ctx, loaded, "refine", tasks, steps, partial(keep_round, ctx))
     return {"steps": steps, "train_s": trainer.clock.seconds, **refined(ctx)}
 
@@ -83,7 +86,7 @@ def _train(
     trainer = RLTrainer(
         model,
         args,
-        _rl_settings(ctx),
+        _rl_settings(ctx, args.world_size),
         tasks,
         rollout,
         reward,
@@ -127,7 +130,7 @@ def scorer_failures(history: Sequence[Mapping[str, float]], rollouts: int) -> in
     return round(sum(line.get("reward/scorer_failed", 0.0) for line in history) * rollouts)
 
 
-def _rl_settings(ctx: Context) -> RLSettings:
+def _rl_settings(ctx: Context, num_processes: int) -> RLSettings:
     c = ctx.config.rl
     return RLSettings(
         num_generations=c.num_generations,
@@ -140,6 +143,7 @@ def _rl_settings(ctx: Context) -> RLSettings:
         temperature=c.temperature,
         optimizer=c.optimizer,
         max_tokens=c.max_tokens,
+        num_processes=num_processes,
     )
 
 

@@ -1,6 +1,7 @@
 """The HTML report of one run, or of several side by side: everything they stored, in tables and curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,89 @@ from tirkit.types import ToolSchema, Trajectory
 
 TRAINED = MODEL_STAGES[1:]
 ENTROPY_TERMS = [name for over in ("all", "think", "no_think") for name in (over, f"{over}_mode_token")]
+
+
+@dataclass(frozen=True)
+class FactsTable:
+    """A table of one stage's facts, one row a run; `columns`: fact → head."""
+
+    stage: str
+    title: str
+    columns: Mapping[str, str]
+    note: str
+
+
+FACTS = (
+    FactsTable(
+        "label",
+        "Mode labels",
+        {
+            "tasks": "questions",
+            "no_think": "easy",
+            "think": "need thinking",
+            "neither": "neither succeeds",
+            "by_kind": "by kind",
+            "targets": "imitated",
+            "think_share": "share that thinks",
+        },
+        "easy: right often enough without thinking",
+    ),
+    FactsTable(
+        "refine",
+        "RL's questions",
+        {"tasks": "questions", "kept": "kept", "reasons": "why"},
+        "variance: the reward varied more over the rounds than that of those kept",
+    ),
+    FactsTable(
+        "candidates",
+        "Candidates",
+        {
+            "attempts": "attempts",
+            "right": "right %",
+            "mean_S": "mean S",
+            "mean_length": "length",
+            "mean_words": "words",
+            "kept": "kept",
+            "poor": "right but poor",
+            "wrong": "wrong",
+        },
+        "S: the trajectory score; right but poor and wrong ones are repaired",
+    ),
+    FactsTable(
+        "repair",
+        "Repairs",
+        {
+            "repaired": "accepted",
+            "hard": "hard cases",
+            "by": "by",
+            "poor_repaired": "poor",
+            "poor_S_before": "S before",
+            "poor_S_after": "after",
+            "wrong_repaired": "wrong",
+            "wrong_S_before": "S before",
+            "wrong_S_after": "after",
+            "requests": "requests",
+            "written_tokens": "tokens written",
+            "cost": "cost",
+        },
+        "hard cases: no repair was accepted; by: who wrote the accepted ones",
+    ),
+    FactsTable(
+        "pairs",
+        "What is trained on",
+        {
+            "sft_examples": "SFT examples",
+            "kept": "kept",
+            "repaired": "repaired",
+            "demonstration": "demonstrated",
+            "preferences": "pairs",
+            "duplicates": "duplicates",
+            "over_limit": "over the limit",
+            "contaminated": "contaminated",
+        },
+        "the last three were left out",
+    ),
+)
 
 
 def report_runs(folders: Sequence[Path], out: Path) -> Path:
@@ -140,80 +224,7 @@ def _examples(run: RunFolder) -> Iterable[Example]:
 
 def _tables(runs: Sequence[RunFolder]) -> Iterable[Table]:
     yield _kinds_table(runs)
-    yield _facts_table(
-        runs,
-        "label",
-        "Mode labels",
-        {
-            "tasks": "questions",
-            "no_think": "easy",
-            "think": "need thinking",
-            "neither": "neither succeeds",
-            "by_kind": "by kind",
-            "targets": "imitated",
-            "think_share": "share that thinks",
-        },
-        "easy: right often enough without thinking",
-    )
-    yield _facts_table(
-        runs,
-        "refine",
-        "RL's questions",
-        {"tasks": "questions", "kept": "kept", "reasons": "why"},
-        "variance: the reward varied more over the rounds than that of those kept",
-    )
-    yield _facts_table(
-        runs,
-        "candidates",
-        "Candidates",
-        {
-            "attempts": "attempts",
-            "right": "right %",
-            "mean_S": "mean S",
-            "mean_length": "length",
-            "mean_words": "words",
-            "kept": "kept",
-            "poor": "right but poor",
-            "wrong": "wrong",
-        },
-        "S: the trajectory score; right but poor and wrong ones are repaired",
-    )
-    yield _facts_table(
-        runs,
-        "repair",
-        "Repairs",
-        {
-            "repaired": "accepted",
-            "hard": "hard cases",
-            "by": "by",
-            "poor_repaired": "poor",
-            "poor_S_before": "S before",
-            "poor_S_after": "after",
-            "wrong_repaired": "wrong",
-            "wrong_S_before": "S before",
-            "wrong_S_after": "after",
-            "requests": "requests",
-            "written_tokens": "tokens written",
-            "cost": "cost",
-        },
-        "hard cases: no repair was accepted; by: who wrote the accepted ones",
-    )
-    yield _facts_table(
-        runs,
-        "pairs",
-        "What is trained on",
-        {
-            "sft_examples": "SFT examples",
-            "kept": "kept",
-            "repaired": "repaired",
-            "demonstration": "demonstrated",
-            "preferences": "pairs",
-            "duplicates": "duplicates",
-            "over_limit": "over the limit",
-            "contaminated": "contaminated",
-        },
-        "the last three were left out",
-    )
+    yield from (_facts_table(runs, table) for table in FACTS)
     yield _pair_table(runs)
     yield _general_table(runs[0])
     yield _stage_table(runs)
@@ -238,11 +249,10 @@ def _kinds_table(runs: Sequence[RunFolder]) -> Table:
     return Table(title="By kind of question", head=head, rows=tuple(rows), note="± is the standard error over items")
 
 
-def _facts_table(runs: Sequence[RunFolder], stage: str, title: str, columns: Mapping[str, str], note: str) -> Table:
-    """Facts of one stage, one row a run that has it; `columns`: fact → head."""
-    marks = [(run, mark) for run in runs if (mark := run.mark(stage)) is not None]
-    rows = tuple((_name(run), *(_cell(key, mark.facts.get(key)) for key in columns)) for run, mark in marks)
-    return Table(title=title, head=("run", *columns.values()), rows=rows, note=note)
+def _facts_table(runs: Sequence[RunFolder], table: FactsTable) -> Table:
+    marks = [(run, mark) for run in runs if (mark := run.mark(table.stage)) is not None]
+    rows = tuple((_name(run), *(_cell(key, mark.facts.get(key)) for key in table.columns)) for run, mark in marks)
+    return Table(title=table.title, head=("run", *table.columns.values()), rows=rows, note=table.note)
 
 
 def _cell(key: str, value: Any) -> str:
