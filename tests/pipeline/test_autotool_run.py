@@ -194,5 +194,6 @@ def test_settings_that_make_no_sense(
 def test_an_epoch_asks_every_question_once(whole: RunFolder) -> None:
     rounds = list(whole.read_records("rounds", RewardRound))
     ids = [one.task_id for one in rounds]
-    assert sorted(ids[:8]) == sorted(ids[8:16]) == sorted(ids[16:]) == sorted(task.id for task in context(whole).rl_pool)
+    pool = sorted(task.id for task in context(whole).rl_pool)
+    assert [sorted(ids[start : start + 8]) for start in (0, 8, 16)] == [pool] * 3
     assert all(a.step <= b.step for a, b in pairwise(rounds))
