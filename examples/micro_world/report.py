@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.micro_world.arms import ARMS
+from examples.micro_world.arms import ARMS, CHOSEN
+from examples.micro_world.figure import svg
 from scipy import stats
 
 from tirkit.evaluation.charts import Curve, Panel
@@ -17,7 +18,9 @@ RunRecord = Mapping[str, Any]
 Reader = Callable[[RunRecord], float]
 
 BACK = 0.5  # a share is back where it reaches this again: in `modes` every run starts there
+BASE = ("std", CHOSEN["std"])  # what every arm is compared with
 WINDOW_ANSWERS = 5 * 24 * 8  # to hard problems in a window
+SHARES = {"modes": "Share of hard problems that are thought about", "routes": "Share of thoughts by the rare route"}
 WATCHED = {"modes": "think/hard", "routes": "all/hard"}  # the share that must not die
 TITLES = {"modes": "Modes: does thinking survive where it pays?", "routes": "Routes: does the rare route come back?"}
 NOTE = (
@@ -142,6 +145,20 @@ def make_table(runs: Sequence[RunRecord], study: str) -> Table:
     return Table(title=TITLES[study], head=head, rows=tuple(rows), note=NOTE)
 
 
+def differences(runs: Sequence[RunRecord], study: str, base: tuple[str, str]) -> Table:
+    """Each arm minus the arm and setting `base`, over the seeds that both have: what seeds share drops out."""
+    groups = grouped(runs)
+    ours = {run["seed"]: run for run in groups.get(base, ())}
+    rows: list[tuple[str, ...]] = []
+    for (arm, setting), group in groups.items():
+        pairs = [(run, ours[run["seed"]]) for run in group if run["seed"] in ours]
+        if pairs and (arm, setting) != base:
+            values = [[scale * (read(a) - read(b)) for a, b in pairs] for read, scale in COLUMNS[study].values()]
+            rows.append((ARMS[arm].title, setting, str(len(pairs)), *map(_cell, values)))
+    head = ("arm", "setting", "seeds", *COLUMNS[study])
+    return Table(title=f"Minus {ARMS[base[0]].title}, seed by seed", head=head, rows=tuple(rows), note=NOTE)
+
+
 def _cell(values: Sequence[float]) -> str:
     mean, half = interval(values)
     return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
@@ -167,7 +184,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def panels(runs: Sequence[RunRecord], study: str) -> tuple[Panel, ...]:
     """The watched share and accuracy on hard problems over training, means over seeds with standard errors."""
-    series = {WATCHED[study]: TITLES[study], "right/hard": "Hard problems answered rightly"}
+    series = {WATCHED[study]: SHARES[study], "right/hard": "Hard problems answered rightly"}
     return tuple(
         Panel(title=title, curves=tuple(_curve(name, group) for group in grouped(runs).values()), y_label="share")
         for name, title in series.items()
@@ -193,11 +210,13 @@ def markdown(table: Table) -> str:
 
 
 def write(out: Path, studies: Sequence[str]) -> Path:
-    """`STUDY.md` beside the runs of each study, and one HTML report (left out of version control); its page."""
+    """`STUDY.md` and `STUDY.svg` beside the runs, and one HTML report, which stays out of version control; its page."""
     runs = {study: [json.loads(path.read_text()) for path in sorted((out / study).glob("*.json"))] for study in studies}
-    tables = [make_table(records, study) for study, records in runs.items()]
-    for study, table in zip(studies, tables, strict=True):
-        write_atomic(out / f"{study}.md", markdown(table))
+    tables: list[Table] = []
+    for study, records in runs.items():
+        tables += [make_table(records, study), differences(records, study, BASE)]
+        write_atomic(out / f"{study}.md", "\n".join(f"{t.title}\n\n{markdown(t)}" for t in tables[-2:]))
+        write_atomic(out / f"{study}.svg", svg(panels(records, study)[0]))
     write_atomic(out / "report" / ".gitignore", "*\n")
     data = ReportData(
         title="Micro world",

@@ -265,6 +265,23 @@ def test_the_reward_at_the_end_by_hand() -> None:
     assert report.reward({"after": {"auto": hard | easy}}) == pytest.approx(0.6)
 
 
+def test_differences_are_taken_seed_by_seed() -> None:
+    def run(arm: str, seed: int, hard: float) -> dict[str, Any]:
+        auto = {"think/hard": 0.0, "right/hard/no_think": hard, "right/hard": hard, "tokens/hard": 3.0}
+        after = {"auto": auto, "think": {"right/hard": hard}}
+        point = {"step": 5, "think/hard": 0.5, "right/hard": hard}
+        names = {"study": "modes", "arm": arm, "candidate": CHOSEN[arm], "seed": seed, "complete": True}
+        return names | {"curve": [point], "after": after, "before": after}
+
+    base = [run("std", seed, hard) for seed, hard in enumerate((0.2, 0.4, 0.9))]
+    other = [run("no_std", seed, hard) for seed, hard in enumerate((0.3, 0.6))] + [run("no_std", 7, 1.0)]
+    (row,) = report.differences([*base, *other], "modes", report.BASE).rows
+    hard = row[3 + list(report.COLUMNS["modes"]).index("hard right")]
+    # 10 and 20 points: 15, and t(0.975, 1) = 12.706 times sd / sqrt(2) = 7.071 / 1.414 = 5
+    assert row[:3] == ("plain, not divided", CHOSEN["no_std"], "2")
+    assert hard == "15.0 ± 63.5"
+
+
 def test_the_warning_is_given_where_thinking_dies_and_works() -> None:
     def run(accuracy: float) -> dict[str, Any]:
         points = [(5, 0.5), (10, 0.5), (15, 0.4), (20, 0.2), (25, 0.1)]
@@ -294,9 +311,10 @@ def test_three_steps_end_to_end_and_a_stopped_grid_goes_on(tmp_path: Path) -> No
     assert record["curve"][-1]["entropy_coef/think"] >= 0
     page = report.write(tmp_path, ["modes"])
     assert page.exists()
-    lines = (tmp_path / "modes.md").read_text().splitlines()
-    assert len(lines) == 4
-    assert lines[2].startswith("| plain, not divided | lr 0.0005 | 1 |")
+    assert (tmp_path / "modes.svg").read_text().count("<polyline") == 2
+    rows = (tmp_path / "modes.md").read_text().splitlines()[4:6]
+    assert rows[0].startswith(f"| plain, not divided | {CHOSEN['no_std']} | 1 |")
+    assert rows[1].startswith("| decoupled, β_s = 0 | x1 | 1 |")
 
 
 def test_both_studies_can_start() -> None:
