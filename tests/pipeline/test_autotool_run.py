@@ -13,11 +13,11 @@ from tirkit.evaluation.terminal import Progress
 from tirkit.methods.autotool.label import Attempted
 from tirkit.methods.autotool.refine import Refined, Round
 from tirkit.pipeline import autotool
-from tirkit.pipeline.autotool import RewardRound, RolloutFn, entropy_control, mode_labels, refined
+from tirkit.pipeline.autotool import RewardRound, entropy_control, mode_labels, refined
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.run import run_stages
 from tirkit.pipeline.train import _in_both_modes, general_rows
-from tirkit.rollout.policy import ScriptedPolicy, oracle
+from tirkit.rollout.policy import RolloutFn, ScriptedPolicy, oracle
 from tirkit.store import RunFolder
 from tirkit.text.control import MODE_TAGS
 from tirkit.types import Mode, Task, Trajectory, Turn

@@ -6,11 +6,10 @@ from typing import TypeVar
 
 from tirkit.evaluation.metrics import Estimate, Item, Knowledge, estimate, groups_of, make_item
 from tirkit.rollout.loop import stable_seed
-from tirkit.rollout.policy import RolloutRequest
+from tirkit.rollout.policy import RolloutFn, RolloutRequest
 from tirkit.types import Record, Task, Trajectory
 
 T = TypeVar("T")
-RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 ProgressFn = Callable[[int, int, Mapping[str, float], float], None]
 """Called as progress(done, total, running means, seconds left)."""
 

@@ -5,7 +5,7 @@ Records: `attempted` (Attempted, written piece by piece), `targets` (Trajectory:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 
@@ -20,12 +20,10 @@ from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.policies import INSTRUCTIONS, NO_THINK_INSTRUCTIONS, make_endpoint
 from tirkit.pipeline.train import Facts
 from tirkit.rollout.group import forced, group_requests
-from tirkit.rollout.policy import RolloutRequest, ScriptedPolicy
+from tirkit.rollout.policy import RolloutFn, ScriptedPolicy
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.training.callbacks import ModeWatch
-from tirkit.types import Group, Mode, Record, RewardBreakdown, Trajectory
-
-RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
+from tirkit.types import Group, Mode, Record, RewardBreakdown
 
 
 def label(ctx: Context) -> Facts:

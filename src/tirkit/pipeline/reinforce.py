@@ -11,12 +11,13 @@ from tirkit.pipeline.autotool import entropy_control, keep_round, mode_watch, re
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.train import Facts, curve_of, measure, shown
 from tirkit.rollout.group import group_requests
+from tirkit.rollout.policy import RolloutFn
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.scoring.reward import ModeReward, TinrReward, TrajectoryReward, UnifiedReward
 from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.reward_model import RewardModel, ScoredRollout
-from tirkit.training.rl import GroupFn, ModeGuard, RewardFn, RLSettings, RLTrainer, RolloutFn
+from tirkit.training.rl import GroupFn, ModeGuard, RewardFn, RLSettings, RLTrainer
 from tirkit.types import Group, RewardBreakdown, Task, Trajectory
 
 

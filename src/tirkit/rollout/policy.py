@@ -13,7 +13,7 @@ from typing import Literal, Self
 from tirkit.text.dialects import Dialect
 from tirkit.text.mode import split_mode
 from tirkit.text.render import Renderer
-from tirkit.types import Message, Mode, Task, ToolSchema, Turn, UserError
+from tirkit.types import Message, Mode, Task, ToolSchema, Trajectory, Turn, UserError
 
 Script = Callable[[Task, Sequence[Turn]], str]
 
@@ -35,6 +35,10 @@ class RolloutRequest:
     seed: int = 0
     mode: Mode | None = None
     trains_mode: bool = False
+
+
+RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
+"""Attempts what it is asked, in order: the tool loop with its policy, or anything in its place."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tirkit.losses.advantage import group_advantages
 from tirkit.losses.policy import clipped_surrogate
 from tirkit.methods.autotool.decoupled import EntropyControl, EntropyState, entropy_bonus, trajectory_entropies
 from tirkit.rollout.loop import stable_seed
-from tirkit.rollout.policy import RolloutRequest
+from tirkit.rollout.policy import RolloutFn, RolloutRequest
 from tirkit.training.base import StepTrainer
 from tirkit.training.callbacks import Clock, ModeState
 from tirkit.training.forward import why_no_trees
@@ -40,7 +40,6 @@ from tirkit.types import Group, RewardBreakdown, StopReason, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 
-RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 RewardFn = Callable[[Trajectory, Task], RewardBreakdown]
 GroupFn = Callable[[int, Group, Sequence[RewardBreakdown]], None]
 """Called as on_group(step, group, rewards) with every group this process rolled out."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from tirkit.rollout.chunks import ProgressFn, in_chunks
 from tirkit.rollout.group import group_requests
-from tirkit.rollout.policy import RolloutRequest, Script, oracle
+from tirkit.rollout.policy import RolloutFn, Script, oracle
 from tirkit.scoring.reward import mode_right
 from tirkit.text.control import THINK_CLOSE, THINK_OPEN
 from tirkit.text.dialects import Dialect
@@ -27,8 +27,6 @@ from tirkit.text.mode import with_mode
 from tirkit.types import Mode, Record, StopReason, Task, Trajectory, Turn
 
 _THOUGHT = re.compile(rf"{THINK_OPEN}.*?{THINK_CLOSE}\s*", re.DOTALL)
-
-RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 
 
 class Attempted(Record):

@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tirkit.rollout.chunks import ProgressFn, in_chunks
 from tirkit.rollout.group import group_requests
-from tirkit.rollout.policy import RolloutRequest
+from tirkit.rollout.policy import RolloutFn
 from tirkit.scoring.quality import Decision, QualityScore, QualitySettings, decide, score_group
 from tirkit.tools.logs import LoggedAttempt
 from tirkit.types import Group, Record, StopReason, Task, Trajectory
-
-RolloutFn = Callable[[Sequence[RolloutRequest]], list[Trajectory]]
 
 
 class JudgedGroup(Record):
