@@ -55,7 +55,7 @@ def load_sources(config: RunConfig) -> Sources:
             return _embedded(config.catalogue.num_tools, config.tasks)
         except ValueError as error:
             raise ConfigError(f"catalogue.num_tools = {config.catalogue.num_tools}: {error}") from error
-    tools, bad_tools = _tools(config.catalogue)
+    tools, bad_tools = load_tools(config.catalogue)
     questions = load_tasks(_file(config.tasks.path, "questions.jsonl"), {tool.name for tool in tools})
     # The split is part of the question, not of the run: every seed trains and tests on the same questions.
     t = config.tasks
@@ -65,7 +65,8 @@ def load_sources(config: RunConfig) -> Sources:
     return Sources(tools, tasks, seen_tools(tasks["train"]), issues)
 
 
-def _tools(config: CatalogueConfig) -> tuple[tuple[ToolSchema, ...], Sequence[FileIssue]]:
+def load_tools(config: CatalogueConfig) -> tuple[tuple[ToolSchema, ...], Sequence[FileIssue]]:
+    """The catalogue's tools, and what was wrong with its file. Raises a `UserError` where it can't be used at all."""
     if config.path == PYTHON_SEARCH:
         return (PYTHON_SCHEMA, SEARCH_SCHEMA) if config.corpus else (PYTHON_SCHEMA,), ()
     catalogue = load_functions(config.path) if config.functions else load_catalogue(_file(config.path, "tools.jsonl"))

@@ -229,16 +229,16 @@ def contaminated(tasks: Iterable[Task], evaluation: Iterable[Task]) -> dict[str,
     exact: dict[str, str] = {}
     grams: dict[tuple[str, ...], str] = {}
     for task in evaluation:
-        words = _words(task)
+        words = question_words(task)
         exact.setdefault(" ".join(words), task.id)
-        for gram in _grams(words):
+        for gram in ngrams(words):
             grams.setdefault(gram, task.id)
     found: dict[str, str] = {}
     for task in tasks:
-        words = _words(task)
+        words = question_words(task)
         if (same := exact.get(" ".join(words))) is not None:
             found[task.id] = f"equals evaluation question {same}"
-        elif (shared := next((grams[gram] for gram in _grams(words) if gram in grams), None)) is not None:
+        elif (shared := next((grams[gram] for gram in ngrams(words) if gram in grams), None)) is not None:
             found[task.id] = f"shares {NGRAM} words with evaluation question {shared}"
     return found
 
@@ -259,15 +259,17 @@ def plain_text(trajectory: Trajectory) -> str:
 
 
 def _query(task: Task) -> str:
-    return " ".join(_words(task))
+    return " ".join(question_words(task))
 
 
-def _words(task: Task) -> list[str]:
+def question_words(task: Task) -> list[str]:
+    """The words of what the task asks, in lower case."""
     return _WORD.findall(question_text(task).lower())
 
 
-def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    return (tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1))
+def ngrams(words: Sequence[str], n: int = NGRAM) -> Iterable[tuple[str, ...]]:
+    """Every `n` words in a row."""
+    return (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def _unique(items: Sequence[T], key: Callable[[T], Hashable]) -> tuple[list[T], int]:
