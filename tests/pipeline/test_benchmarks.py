@@ -10,7 +10,7 @@ from tirkit.cli import app
 from tirkit.config import parse_config
 from tirkit.evaluation.benchmarks.base import BenchmarkError
 from tirkit.evaluation.benchmarks.metatool import METATOOL
-from tirkit.evaluation.benchmarks.runner import BenchmarkSetting, read_results
+from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, read_results
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.run import run_stages
 from tirkit.rollout.policy import ScriptedPolicy, oracle
@@ -115,7 +115,7 @@ def test_mistakes_are_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no benchmark 'nope'; there are bfcl, " in error("eval", run, "--benchmark", "nope", "--data", DATA)
     known = ("eval", run, "--benchmark", "metatool", "--data", DATA)
     assert "no category 'x' in metatool; there are single, multi" in error(*known, "--categories", "x")
-    assert "--documents 'some': give all, retrieve, none" in error(*known, "--documents", "some")
+    assert "--documents 'some': give all, pool, retrieve, none" in error(*known, "--documents", "some")
     assert "has no model of stage 'rl'; it has: prepare" in error(*known, "--stage", "rl")
     assert "remembers no tool that bfcl is about: give" in error("eval", run, "--benchmark", "bfcl", "--data", DATA)
     assert "give either a run folder, or --model" in error("eval", "--model", "gpt")

@@ -9,9 +9,10 @@ from typing import get_args
 from tirkit.config import ConfigError, EndpointSection, RunConfig
 from tirkit.embedded.model import load_base
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case
+from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, Documents, Outcome
 from tirkit.evaluation.benchmarks.overlap import Overlap, overlap
 from tirkit.evaluation.benchmarks.registry import BENCHMARKS, benchmark
-from tirkit.evaluation.benchmarks.runner import Asking, BenchmarkSetting, Documents, Outcome, run_benchmarks
+from tirkit.evaluation.benchmarks.runner import Asking, run_benchmarks
 from tirkit.evaluation.benchmarks.show import categories_table, outcomes_table
 from tirkit.evaluation.terminal import Progress
 from tirkit.pipeline.policies import make_endpoint, need_key
@@ -69,7 +70,7 @@ def benchmark_run(root: Path, stage: str, options: BenchmarkOptions) -> str:
     stage = model_stage(ctx, stage)
     documents = _documents(options.documents or RUN_DOCUMENTS[ctx.config.rollout.prompt])
     if documents == "none" and ctx.config.catalogue.indexing == "none":
-        raise ConfigError(f"{root} has no tools in its weights: give --documents all or retrieve")
+        raise ConfigError(f"{root} has no tools in its weights: give --documents all, pool or retrieve")
     if documents != "none":
         data = ctx.config.model_dump()
         data["catalogue"]["indexing"] = data["rollout"]["constrain"] = "none"
@@ -92,7 +93,7 @@ def benchmark_endpoint(endpoint: Endpoint, options: BenchmarkOptions) -> str:
     """The tables of an endpoint's model, as Markdown. Raises as `benchmark_run`, and `ConfigError` without a key."""
     chosen, documents = _chosen(options), _documents(options.documents or "all")
     if documents == "none":
-        raise ConfigError("an endpoint knows no tool but those it is shown: give --documents all or retrieve")
+        raise ConfigError("an endpoint knows no tool but those it is shown: give --documents all, pool or retrieve")
     need_key(f"--model {endpoint.model}")
     tokenizer = load_tokenizer(endpoint.tokenizer) if endpoint.tokenizer else load_base()[1]
     section = EndpointSection(base_url=endpoint.base_url, concurrency=endpoint.concurrency)
@@ -153,10 +154,10 @@ def _run(
 
 def _tables(outcomes: Sequence[Outcome]) -> str:
     """Markdown: all benchmarks, then each by category. BenchmarkError where the model could be asked nothing."""
-    foreign = [o.benchmark.name for o in outcomes if o.left_out and not o.results]
+    foreign = [o.benchmark.name for o in outcomes if o.summary.left_out and not o.results]
     if foreign and len(foreign) == len(outcomes):
         raise BenchmarkError(
-            f"the model remembers no tool that {', '.join(foreign)} is about: give --documents all or retrieve"
+            f"the model remembers no tool that {', '.join(foreign)} is about: give --documents all, pool or retrieve"
         )
     details = (f"**{o.benchmark.name} by category**\n\n{categories_table(o)}" for o in outcomes if o.results)
     return "\n\n".join([outcomes_table(outcomes), *details])

@@ -9,7 +9,7 @@ from tirkit.evaluation.benchmarks.acebench import ACEBENCH, NORMAL, accepted_val
 from tirkit.evaluation.benchmarks.acebench_match import calls_problem, same_calls
 from tirkit.evaluation.benchmarks.acebench_official import official_problem
 from tirkit.evaluation.benchmarks.agreement import agreement_table, compare
-from tirkit.evaluation.benchmarks.base import Case, CaseResult, Score
+from tirkit.evaluation.benchmarks.base import Case, CaseAttempt, Score
 from tirkit.evaluation.metrics import Item
 from tirkit.types import StopReason, ToolCall, Trajectory, Turn
 
@@ -81,10 +81,12 @@ def test_a_refusal_says_why_and_nothing_else(tiny_data: Path) -> None:
     assert reply(cases["special_irrelevant"], "Due to the limitations of the function, I cannot.") == 1
 
 
-def result(category: str, right: float, group: str = "") -> CaseResult:
+def result(category: str, right: float, group: str = "") -> CaseAttempt:
     item = Item(task_id="x", metrics={}, stop=StopReason.ANSWERED)
     made = Trajectory(task_id="x", prompt=(), turns=(), stop=StopReason.ANSWERED)
-    return CaseResult(case_id="x", category=category, group=group, score=Score(right=right), item=item, trajectory=made)
+    return CaseAttempt(
+        case_id="x", category=category, group=group, score=Score(right=right), item=item, trajectory=made
+    )
 
 
 def test_the_overall_counts_categories_alike_and_conversations_as_a_whole() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from tirkit.evaluation.benchmarks.base import BenchmarkError, Case
 from tirkit.evaluation.benchmarks.bfcl import BFCL
+from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, read_outcomes, read_results
 from tirkit.evaluation.benchmarks.overlap import overlap
 from tirkit.evaluation.benchmarks.qa import QA
-from tirkit.evaluation.benchmarks.runner import Asking, BenchmarkSetting, read_results, rescore, run_benchmarks
+from tirkit.evaluation.benchmarks.runner import Asking, rescore, run_benchmarks
 from tirkit.evaluation.benchmarks.seal_tools import SEAL_TOOLS
 from tirkit.evaluation.benchmarks.show import outcomes_table
 from tirkit.evaluation.benchmarks.worlds import Pool, worlds
@@ -51,13 +52,15 @@ def test_the_oracle_is_right_and_is_asked_once(tiny_data: Path, renderer: Render
     assert len(outcome.results) == CASES
     assert all(result.score.right == 1 for result in called)
     assert [result.case_id for result in outcome.results] == [case.task.id for case in BFCL.load(tiny_data).cases]
-    assert outcome.checker == "tirkit"
+    assert outcome.summary.checker == "tirkit"
     assert outcome.evaluation().estimate("success").mean == pytest.approx(8 / 9)  # type: ignore[union-attr]
     assert outcome.evaluation().estimate("false_call").n == 1  # type: ignore[union-attr]
     again = Player(renderer)
     (second,) = run_benchmarks(asking(again), [BFCL], tiny_data, tmp_path, setting)
     assert not again.asked
     assert second.results == outcome.results
+    (read,) = read_outcomes(tmp_path)
+    assert (read.results, read.totals, read.setting) == (outcome.results, outcome.totals, setting)
 
 
 def test_a_killed_run_goes_on_without_loss_or_repeat(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
@@ -111,9 +114,11 @@ def test_retrieved_from_all_tools_under_unique_names(tiny_data: Path, renderer: 
     sea = next(request for request in policy.asked if request.task.id == "live_simple_0")
     assert sea.task.gold_calls == (ToolCall(name="weather_2", arguments={"sea": "North Sea"}),)
     assert "weather_2" in [tool.name for tool in sea.tools]
-    result = next(result for result in outcome.results if result.case_id == "live_simple_0")
+    stored = read_results(tmp_path / "records" / "bfcl.jsonl")
+    result = next(result for result in stored if result.case_id == "live_simple_0")
     assert result.trajectory.calls[0].name == "weather"  # scored under the name it came with
     assert result.score.right == 1
+    assert result.result in outcome.results
 
 
 def test_a_model_that_remembers_is_asked_in_its_catalogues_names(
@@ -127,7 +132,7 @@ def test_a_model_that_remembers_is_asked_in_its_catalogues_names(
     policy = Player(renderer)
     (outcome,) = run_benchmarks(asking(policy, tools=known), [BFCL], tiny_data, tmp_path / "b", setting)
     assert not any(request.tools for request in policy.asked)
-    assert (len(outcome.results), outcome.left_out) == (CASES - 1, 1)  # the one that brings `order`
+    assert (len(outcome.results), outcome.summary.left_out) == (CASES - 1, 1)  # the one that brings `order`
 
 
 def test_tools_of_a_shared_pool_are_retrieved(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
@@ -142,6 +147,14 @@ def test_tools_of_a_shared_pool_are_retrieved(tiny_data: Path, renderer: Rendere
         "parameter F1": 1.0,
     }
     assert [request.tools[0].name for request in policy.asked] == ["getTide", "bookFlight"]
+
+
+def test_all_documents_of_all_cases_stand_in_the_prompt(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
+    policy, setting = Player(renderer), BenchmarkSetting(arm="pool", documents="pool")
+    (outcome,) = run_benchmarks(asking(policy), [BFCL], tiny_data, tmp_path, setting)
+    every = Pool.of(BFCL.load(tiny_data).cases).tools
+    assert {tuple(tool.name for tool in request.tools) for request in policy.asked} == {tuple(every)}
+    assert outcome.evaluation().estimate("success").mean == pytest.approx(8 / 9)  # type: ignore[union-attr]
 
 
 def test_search_runs_over_the_passages_there_are(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
@@ -161,8 +174,11 @@ def test_search_runs_over_the_passages_there_are(tiny_data: Path, renderer: Rend
 def test_another_scorer_judges_the_same_attempts(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
     (outcome,) = run_benchmarks(asking(Player(renderer)), [BFCL], tiny_data, tmp_path, BenchmarkSetting(arm="a"))
     cases = BFCL.load(tiny_data).cases
-    harsh = rescore(outcome, cases, lambda trajectory, case: replace_right(BFCL.score(trajectory, case)))
-    assert [r.trajectory for r in harsh.results] == [r.trajectory for r in outcome.results]
+    attempts = list(read_results(tmp_path / "records" / "bfcl.jsonl"))
+    harsh = rescore(outcome, attempts, cases, lambda trajectory, case: replace_right(BFCL.score(trajectory, case)))
+    assert [r.item.metrics["output_tokens"] for r in harsh.results] == [
+        r.item.metrics["output_tokens"] for r in outcome.results
+    ]
     assert not any(result.score.right for result in harsh.results)
     assert harsh.totals["live"] == 0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tirkit.evaluation.benchmarks.agreement import agreement_table, compare
-from tirkit.evaluation.benchmarks.base import CaseResult, Score
+from tirkit.evaluation.benchmarks.base import CaseAttempt, Score
 from tirkit.evaluation.benchmarks.bfcl import BFCL, accepted_values, language, own_problem, totals
 from tirkit.evaluation.benchmarks.bfcl_match import calls_problem
 from tirkit.evaluation.benchmarks.bfcl_official import official_problem
@@ -121,9 +121,9 @@ def test_what_is_printed_is_read_back(value: Any, kind: str, inner: str | None, 
     assert read_source(print_source(value, kind, inner, spoken), kind, inner, spoken) == value
 
 
-def result(category: str, right: float, place: int = 0) -> CaseResult:
+def result(category: str, right: float, place: int = 0) -> CaseAttempt:
     name = f"{category}_{place}"
-    return CaseResult(
+    return CaseAttempt(
         case_id=name,
         category=category,
         score=Score(right=right),

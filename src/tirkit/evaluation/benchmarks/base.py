@@ -67,14 +67,26 @@ class Score(Record):
 
 
 class CaseResult(Record):
-    """One attempt at one case, as it is stored: what was written, the verdict, the metrics of the papers."""
+    """What one attempt at one case came to: the verdict, the metrics of the papers."""
 
     case_id: str
     category: str
     group: str = ""
     score: Score
     item: Item
+
+
+class CaseAttempt(CaseResult):
+    """The same with what was written, as it is stored."""
+
     trajectory: Trajectory
+
+    @property
+    def result(self) -> CaseResult:
+        """Without what was written: small enough to hold those of all cases."""
+        return CaseResult(
+            case_id=self.case_id, category=self.category, group=self.group, score=self.score, item=self.item
+        )
 
 
 ScoreFn = Callable[[Trajectory, Case], Score]

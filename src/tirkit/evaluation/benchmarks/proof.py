@@ -8,7 +8,7 @@ which also wants a well-formed reply, is shown beside it. Exceptions are listed 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tirkit.evaluation.benchmarks.base import Benchmark, Case, CaseResult, Loaded, ScoreFn
+from tirkit.evaluation.benchmarks.base import Benchmark, Case, CaseAttempt, Loaded, ScoreFn
 from tirkit.evaluation.benchmarks.parts import value_mean
 from tirkit.evaluation.benchmarks.runner import Asking, attempt, make_result
 from tirkit.evaluation.benchmarks.worlds import worlds
@@ -37,9 +37,9 @@ class Proof:
     """The results of every prediction, by its name."""
 
     benchmark: Benchmark
-    results: dict[str, tuple[CaseResult, ...]]
+    results: dict[str, tuple[CaseAttempt, ...]]
 
-    def exceptions(self, prediction: str) -> list[CaseResult]:
+    def exceptions(self, prediction: str) -> list[CaseAttempt]:
         """The cases where it does not score what it must: gold 1, all others 0."""
         wanted = float(prediction == "gold")
         return [result for result in self.results[prediction] if result.score.right != wanted]
@@ -117,7 +117,7 @@ def prove(benchmark: Benchmark, loaded: Loaded, renderer: Renderer, score: Score
     answers = known[:: len(known) // 20 + 1]
     shared = tuple(tool.name for tool in loaded.tools)
     near = {case.task.id: Neighbours(answers, case.task.tools or shared) for case in loaded.cases}
-    played: dict[str, tuple[CaseResult, ...]] = {"gold": _play(benchmark, loaded, renderer, score, _gold)}
+    played: dict[str, tuple[CaseAttempt, ...]] = {"gold": _play(benchmark, loaded, renderer, score, _gold)}
     for name, write in ATTACKS.items():
         texts = {case.task.id: write(case, near[case.task.id]) for case in loaded.cases}
         played[name] = _play(benchmark, loaded, renderer, score, lambda task, turns, texts=texts: texts[task.id])
@@ -141,11 +141,11 @@ def _play(
     renderer: Renderer,
     score: ScoreFn | None,
     script: Callable[[Task, Sequence[Turn]], str],
-) -> tuple[CaseResult, ...]:
+) -> tuple[CaseAttempt, ...]:
     policy = ScriptedPolicy(script, renderer)
     settings = RolloutSettings(max_new_tokens=10**9, max_tokens=10**9, max_calls=10**9, workers=0)
     toolbox: Toolbox = _NoTools()
-    results: dict[str, CaseResult] = {}
+    results: dict[str, CaseAttempt] = {}
     for world in worlds(loaded.cases, loaded.tools, size=10**6):
         tasks = [case.task for case in world.cases]
         asking = Asking(policy, renderer, DIALECT)

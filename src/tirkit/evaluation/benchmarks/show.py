@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tirkit.evaluation.benchmarks.base import by_category
-from tirkit.evaluation.benchmarks.runner import Outcome
+from tirkit.evaluation.benchmarks.folder import Outcome
 from tirkit.evaluation.metrics import Estimate, estimate
 from tirkit.evaluation.tables import EMPTY, percent
 
@@ -24,7 +24,9 @@ def outcomes_table(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         result = outcome.evaluation()
         cells = [_cell(result.estimate(metric), share) for metric, (_, share) in COLUMNS.items()]
-        lines.append(f"| {outcome.benchmark.name} | {len(outcome.results)} | {' | '.join(cells)} | {outcome.checker} |")
+        lines.append(
+            f"| {outcome.benchmark.name} | {len(outcome.results)} | {' | '.join(cells)} | {outcome.summary.checker} |"
+        )
     for outcome in outcomes:
         lines += ["", f"**{outcome.benchmark.name}**: {_totals(outcome)}", "", *_notes(outcome)]
     return "\n".join(lines)
@@ -56,10 +58,11 @@ def _totals(outcome: Outcome) -> str:
 
 def _notes(outcome: Outcome) -> list[str]:
     """What a reader of the numbers must know."""
+    about = outcome.summary
     notes = [
-        (str(outcome.overlap), True),
+        (str(about.overlap), True),
         (f"{outcome.unanswered} cases were not answered: run again", outcome.unanswered),
-        (f"{outcome.left_out} cases left out: the model's catalogue lacks their tools", outcome.left_out),
-        (f"{len(outcome.issues)} records of the data could not be used", outcome.issues),
+        (f"{about.left_out} cases left out: the model's catalogue lacks their tools", about.left_out),
+        (f"{about.num_issues} records of the data could not be used", about.num_issues),
     ]
     return [f"- {text}" for text, holds in notes if holds]
