@@ -78,7 +78,9 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=0, help="first so many questions; so many cases a category; 0 = all")] = 0,
     benchmark: Annotated[str, typer.Option(help="public benchmarks instead of questions, comma-separated")] = "",
     data: Annotated[Path, typer.Option(help="folder of the benchmarks' data")] = Path("data"),
-    documents: Annotated[str, typer.Option(help="benchmarks: all, retrieve or none; the run's own if empty")] = "",
+    documents: Annotated[
+        str, typer.Option(help="benchmarks: all, pool, retrieve, none; empty: the run's own")
+    ] = "",
     categories: Annotated[str, typer.Option(help="benchmarks: only these, comma-separated")] = "",
     official: Annotated[bool, typer.Option(help="benchmarks: the authors' scorer decides, where there is one")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="benchmarks: tokens of one turn")] = 512,
@@ -129,12 +131,20 @@ def contaminate(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders; the first holds the report", show_default=False)],
+    folders: Annotated[
+        list[Path], typer.Argument(help="runs, or evaluations; the first holds the report", show_default=False)
+    ],
 ) -> None:
-    """Write the HTML report of one run, or of several side by side."""
+    """Write the HTML report of one run, or of several side by side; or of evaluations by `eval --benchmark`.
+
+    Two evaluations are compared case by case: paired intervals, a sign test, which cases changed side.
+    """
+    from tirkit.evaluation.benchmarks.folder import is_evaluation
+    from tirkit.evaluation.benchmarks.report import report_evaluations
     from tirkit.pipeline.report import report_runs
 
-    out.print(f"report: {report_runs(runs, runs[0] / 'report')}")
+    write = report_evaluations if is_evaluation(folders[0]) else report_runs
+    out.print(f"report: {write(folders, folders[0] / 'report')}")
 
 
 @app.command()

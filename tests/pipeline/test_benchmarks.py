@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 from tirkit.cli import app
 from tirkit.config import parse_config
 from tirkit.evaluation.benchmarks.base import BenchmarkError
-from tirkit.evaluation.benchmarks.metatool import METATOOL
 from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, read_results
+from tirkit.evaluation.benchmarks.metatool import METATOOL
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.run import run_stages
 from tirkit.rollout.policy import ScriptedPolicy, oracle
@@ -84,6 +84,8 @@ def test_a_run_that_remembers_the_tools_is_asked_in_its_own_way(run: Path, monke
 
     monkeypatch.setattr(ScriptedPolicy, "write", refuse)
     assert said("eval", run, "--benchmark", "metatool", "--data", DATA) == text
+    assert "No case is wrong." in (out / "report" / "index.html").read_text()
+    assert said("report", out, out).replace("\n", "") == f"report: {out / 'report' / 'index.html'}"
 
 
 def test_with_documents_the_model_itself_is_asked_by_plain_names(run: Path, tmp_path: Path) -> None:

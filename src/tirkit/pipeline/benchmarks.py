@@ -12,6 +12,7 @@ from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case
 from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, Documents, Outcome
 from tirkit.evaluation.benchmarks.overlap import Overlap, overlap
 from tirkit.evaluation.benchmarks.registry import BENCHMARKS, benchmark
+from tirkit.evaluation.benchmarks.report import report_evaluations
 from tirkit.evaluation.benchmarks.runner import Asking, run_benchmarks
 from tirkit.evaluation.benchmarks.show import categories_table, outcomes_table
 from tirkit.evaluation.terminal import Progress
@@ -149,6 +150,7 @@ def _run(
         outcomes = run_benchmarks(asking, chosen, options.data, out, setting)
     text = _tables(outcomes)
     write_atomic(out / TABLE, f"{text}\n")
+    progress.say(f"report: {report_evaluations([out], out / 'report')}")
     return text
 
 

@@ -18,7 +18,7 @@ from tirkit.evaluation.benchmarks.overlap import Overlap
 from tirkit.evaluation.benchmarks.registry import BENCHMARKS, benchmark
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.store import whole_lines, write_atomic
-from tirkit.types import Record, Task
+from tirkit.types import Record, Task, ToolSchema
 
 Documents = Literal["all", "pool", "retrieve", "none"]
 SETTING = "setting.json"
@@ -50,12 +50,13 @@ class BenchmarkSetting(Record):
 
 
 class AskedCase(Record):
-    """A case as a reader wants it beside an attempt: the task, whose `gold_rounds` is one right answer, and the gold
-    that the scorer reads.
+    """A case as a reader wants it beside an attempt: the task, whose `gold_rounds` is one right answer, the gold that
+    the scorer reads, the documents of the tools that the gold calls.
     """
 
     task: Task
     gold: JsonValue = None
+    tools: tuple[ToolSchema, ...] = ()
 
 
 class Summary(Record):
@@ -101,6 +102,11 @@ class Outcome:
         )
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether an evaluation was begun in the folder."""
+    return (folder / SETTING).exists()
+
+
 def records_path(out: Path, name: str) -> Path:
     """Where the attempts at a benchmark's cases are kept."""
     return out / "records" / f"{name}.jsonl"
@@ -108,7 +114,7 @@ def records_path(out: Path, name: str) -> Path:
 
 def check_setting(out: Path, setting: BenchmarkSetting) -> None:
     """Begin or continue the folder. BenchmarkError where it holds another setting's results."""
-    if (out / SETTING).exists() and (stored := read_setting(out)) != setting:
+    if is_evaluation(out) and (stored := read_setting(out)) != setting:
         old, new = stored.model_dump(), setting.model_dump()
         changed = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in old if old[name] != new[name])
         raise BenchmarkError(f"{out} holds results of another setting ({changed}); give another folder")
@@ -116,7 +122,9 @@ def check_setting(out: Path, setting: BenchmarkSetting) -> None:
 
 
 def read_setting(out: Path) -> BenchmarkSetting:
-    """The folder's setting. BenchmarkError where it is damaged."""
+    """The folder's setting. BenchmarkError where there is none, or a damaged one."""
+    if not is_evaluation(out):
+        raise BenchmarkError(f"{out} is no evaluation (no {SETTING}); make one with `tirkit eval … --out {out}`")
     try:
         return BenchmarkSetting.model_validate_json((out / SETTING).read_text(encoding="utf-8"))
     except ValidationError as error:
@@ -125,11 +133,18 @@ def read_setting(out: Path) -> BenchmarkSetting:
         ) from error
 
 
-def write_asked(out: Path, name: str, cases: Iterable[Case], summary: Summary) -> None:
-    """Keep the cases that are to be asked, and what is known of them before."""
-    asked = (AskedCase(task=case.task, gold=case.gold) for case in cases)
+def write_asked(out: Path, name: str, cases: Iterable[Case], shared: Iterable[ToolSchema]) -> None:
+    """Keep the cases that are to be asked; `shared` are the tools of those that bring none."""
+    tools = {tool.name: tool for tool in shared}
+    asked = (_asked(case, tools) for case in cases)
     write_atomic(out / "cases" / f"{name}.jsonl", "".join(f"{case.model_dump_json()}\n" for case in asked))
-    write_summary(out, name, summary)
+
+
+def _asked(case: Case, shared: Mapping[str, ToolSchema]) -> AskedCase:
+    own = {tool.name: tool for tool in case.tools}
+    called = dict.fromkeys(call.name for call in case.task.gold_calls or ())
+    found = (own.get(name) or shared.get(name) for name in called)
+    return AskedCase(task=case.task, gold=case.gold, tools=tuple(tool for tool in found if tool is not None))
 
 
 def write_summary(out: Path, name: str, summary: Summary) -> None:
@@ -157,8 +172,6 @@ def _read(path: Path, kind: type[RecordT]) -> Iterator[RecordT]:
 
 def read_outcomes(out: Path) -> list[Outcome]:
     """All benchmarks of the folder, as far as they got. BenchmarkError where it is none, or damaged."""
-    if not (out / SETTING).exists():
-        raise BenchmarkError(f"{out} is no evaluation (no {SETTING}); make one with `tirkit eval … --out {out}`")
     setting = read_setting(out)
     return [_outcome(out, setting, name) for name in BENCHMARKS if (out / "summaries" / f"{name}.json").exists()]
 

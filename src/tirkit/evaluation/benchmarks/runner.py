@@ -75,7 +75,8 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
         left_out=left_out,
         num_issues=len(loaded.issues),
     )
-    write_asked(out, benchmark.name, cases, summary)
+    write_asked(out, benchmark.name, cases, loaded.tools)
+    write_summary(out, benchmark.name, summary)
     done = {a.case_id: a.result for a in read_results(records_path(out, benchmark.name)) if a.case_id in known}
     toolbox = benchmark.toolbox(data / benchmark.folder) if benchmark.toolbox else None
     show = _Shown(asking, benchmark, len(cases), done)

@@ -28,7 +28,12 @@ def outcomes_table(outcomes: Sequence[Outcome]) -> str:
             f"| {outcome.benchmark.name} | {len(outcome.results)} | {' | '.join(cells)} | {outcome.summary.checker} |"
         )
     for outcome in outcomes:
-        lines += ["", f"**{outcome.benchmark.name}**: {_totals(outcome)}", "", *_notes(outcome)]
+        lines += [
+            "",
+            f"**{outcome.benchmark.name}**: {totals_text(outcome)}",
+            "",
+            *(f"- {note}" for note in notes(outcome)),
+        ]
     return "\n".join(lines)
 
 
@@ -52,17 +57,18 @@ def _cell(value: Estimate | None, share: bool) -> str:
     return percent(value) if share else f"{value.mean:,.0f}"
 
 
-def _totals(outcome: Outcome) -> str:
+def totals_text(outcome: Outcome) -> str:
+    """The leaderboard's aggregates, in percent."""
     return ", ".join(f"{name} {EMPTY if v is None else f'{100 * v:.1f}'}" for name, v in outcome.totals.items())
 
 
-def _notes(outcome: Outcome) -> list[str]:
+def notes(outcome: Outcome) -> list[str]:
     """What a reader of the numbers must know."""
     about = outcome.summary
-    notes = [
+    known = [
         (str(about.overlap), True),
         (f"{outcome.unanswered} cases were not answered: run again", outcome.unanswered),
         (f"{about.left_out} cases left out: the model's catalogue lacks their tools", about.left_out),
         (f"{about.num_issues} records of the data could not be used", about.num_issues),
     ]
-    return [f"- {text}" for text, holds in notes if holds]
+    return [text for text, holds in known if holds]
