@@ -201,6 +201,44 @@ def export(
     out.print(f"exported: {out_folder}")
 
 
+@app.command()
+def questions(
+    catalogue: Annotated[str, typer.Argument(help="tools: a catalogue, or a .py of functions", show_default=False)],
+    file: Annotated[Path, typer.Option("--out", help="JSONL; again: goes on", show_default=False)],
+    num: Annotated[int, typer.Option(min=1, help="questions in the file in all")] = 400,
+    seed: int = 0,
+    teacher: Annotated[str, typer.Option(help="an endpoint's model, key in OPENAI_API_KEY; without: templates")] = "",
+    base_url: Annotated[str, typer.Option(help="the endpoint's address; OpenAI's if empty")] = "",
+    prompt: Annotated[Path | None, typer.Option(help="Jinja file in the place of the built-in prompt")] = None,
+    several: Annotated[float, typer.Option(min=0, max=1, help="share that needs two tools")] = 0.25,
+    no_tool: Annotated[float, typer.Option(min=0, max=1, help="share that needs none")] = 0.15,
+    hard: Annotated[float, typer.Option(min=0, max=1, help="share that is hard to read")] = 0.5,
+    allow: Annotated[str, typer.Option(help="functions to run beside the @read_only ones, comma-separated; *")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="requests to the endpoint in flight")] = 8,
+    max_requests: Annotated[int, typer.Option(min=0, help="in all; 0 = no limit, here and below")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=0, help="read and written")] = 0,
+    max_money: Annotated[float, typer.Option(min=0, help="by the two prices")] = 0.0,
+    price_in: Annotated[float, typer.Option(min=0, help="of a million prompt tokens")] = 0.0,
+    price_out: Annotated[float, typer.Option(min=0, help="of a million written tokens")] = 0.0,
+) -> None:
+    """Write training questions for a catalogue: by a teacher, or from the documents alone; killed, it goes on.
+
+    Every question is checked against the schemas, against those before, and run where its tools may be run.
+    """
+    from tirkit.config import EndpointSection
+    from tirkit.methods.autotraj.budget import Caps
+    from tirkit.methods.questions.slots import Shares
+    from tirkit.pipeline.questions import QuestionOptions, write_questions
+
+    caps = Caps(max_requests or None, max_tokens or None, max_money or None, price_in, price_out)
+    endpoint = EndpointSection(base_url=base_url, concurrency=concurrency)
+    shares = Shares(several, no_tool, hard)
+    options = QuestionOptions(num, seed, shares, tuple(_listed(allow)), teacher, endpoint, prompt, caps=caps)
+    outcome = write_questions(catalogue, file, options)
+    out.print("\n".join(outcome.lines(caps)), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if outcome.stopped else 0)
+
+
 @tools_app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="catalogue, JSON or JSONL", show_default=False)],
