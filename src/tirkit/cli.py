@@ -34,13 +34,19 @@ def run(
     out_folder: Annotated[Path | None, typer.Option("--out", help="run folder; the same one again continues")] = None,
     arm: Arm = "",
     stages: Annotated[str, typer.Option(help="only these, comma-separated; all if empty")] = "",
+    source: Annotated[
+        Path | None, typer.Option("--from", help="a run whose stages are taken over as far as the settings agree")
+    ] = None,
 ) -> None:
     """Train: run a config's stages in order. Killed or stopped, the same command goes on where it was."""
     from tirkit.config import load_config
+    from tirkit.pipeline.branch import branch
     from tirkit.pipeline.run import run_stages
 
     settings = load_config(config, overrides or (), arm)
     folder = out_folder or Path("runs") / f"{settings.name}-{settings.digest}"
+    if source is not None and (taken := branch(source, settings, folder)):
+        out.print(f"taken from {source}: {', '.join(taken)}", soft_wrap=True)
     run_stages(settings, folder, [name for name in stages.split(",") if name])
 
 

@@ -90,9 +90,15 @@ class RunFolder:
         elif any(path.name not in (".lock", ".manifest.json.part") for path in root.iterdir()):
             raise StoreError(f"{root} is not empty and not a run folder; give another --out folder")
         else:
-            folder = cls(root, _new_manifest(config))
-            write_atomic(root / "manifest.json", folder.manifest.model_dump_json(indent=2))
+            folder = cls.begin(root, config)
         folder._acquire()
+        return folder
+
+    @classmethod
+    def begin(cls, root: Path, config: RunConfig) -> "RunFolder":
+        """Write the manifest of a new run."""
+        folder = cls(root, _new_manifest(config))
+        write_atomic(root / "manifest.json", folder.manifest.model_dump_json(indent=2))
         return folder
 
     @classmethod

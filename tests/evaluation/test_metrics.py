@@ -10,6 +10,7 @@ from tirkit.evaluation.metrics import (
     item_metrics,
     make_item,
     paired_difference,
+    paired_over_seeds,
     summarise,
 )
 from tirkit.types import Message, StopReason, Task, ToolCall, ToolErrorKind, ToolResult, Trajectory, Turn
@@ -102,6 +103,28 @@ def test_paired_difference_of_arms_that_move_together_is_certain() -> None:
 def test_paired_difference_refuses_different_tasks() -> None:
     with pytest.raises(ValueError, match=r"only one of them has \['b'\]"):
         paired_difference({"a": 1.0}, {"a": 1.0, "b": 0.0})
+
+
+def test_paired_difference_over_seeds_by_hand() -> None:
+    # Seed 0: 1, 0 (c is unjudged in one run); seed 1: 1, 1. Mean 3/4, two tasks. A seed's or a task's part of it is
+    # 1/2 at least (seed 0 twice; b twice, seed 0 twice: 0), 1 at most.
+    first = [{"a": 1.0, "b": 0.0, "c": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}]
+    second = [{"a": 0.0, "b": 0.0, "c": None}, {"a": 0.0, "b": 0.0, "c": 1.0}]
+    value = paired_over_seeds(first, second)
+    assert value is not None
+    assert (value.mean, value.low, value.high, value.n) == (0.75, 0, 1, 2)
+    assert paired_over_seeds([], []) is None
+
+
+def test_paired_difference_over_seeds_covers_how_seeds_differ() -> None:
+    # Every task of a seed differs alike: within a seed all is certain, between seeds nothing is.
+    first = [dict.fromkeys("abcd", 1.0), dict.fromkeys("abcd", 0.0)]
+    value = paired_over_seeds(first, [dict.fromkeys("abcd", 0.0)] * 2)
+    assert value is not None
+    assert (value.mean, value.low, value.high) == (0.5, 0, 1)
+    assert value.stderr == pytest.approx(0.125**0.5, abs=0.02)  # one of 0, 1/2, 1 with weights 1/4, 1/2, 1/4
+    with pytest.raises(ValueError, match=r"only some of them have \['d'\]"):
+        paired_over_seeds(first, [dict.fromkeys("abc", 0.0)] * 2)
 
 
 def test_metrics_of_a_right_attempt() -> None:

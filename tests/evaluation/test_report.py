@@ -10,6 +10,7 @@ from tirkit.evaluation.metrics import Item, Knowledge
 from tirkit.evaluation.report import MAX_SPAN, Example, ReportData, Table, shown, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import arm_rows, counts, differences, pooled, seeds_note
+from tirkit.evaluation.terminal import difference_lines
 from tirkit.types import StopReason
 
 EVIL = "</script><script>alert(1)</script>"
@@ -168,7 +169,9 @@ def test_seeds_of_an_arm_are_pooled_task_by_task() -> None:
     assert second.cells["success"] == "0.0 ± 0.0"
     assert "seeds 0, 1" in seeds_note(arms)
     ((arm, value),) = differences(arms)
-    assert (arm, value.mean) == ("b", 0.75)
+    assert (arm, value.mean) == ("b", 1.0)  # seed 0, which both have
+    assert difference_lines(arms).splitlines()[0] == "m − b: +100.0 points [100.0, 100.0]"
+    assert difference_lines(arms[:2]) == ""
     assert differences([arms[0], result("c", "111")]) == []  # other tasks: no pairs
     assert differences([]) == []
 

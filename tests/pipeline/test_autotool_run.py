@@ -47,7 +47,7 @@ SECTIONS = {
         "probe": {"every": 1, "num_tasks": 2},
     },
     "rollout": {"modes": True, "max_new_tokens": 64, "max_calls": 3},
-    "evaluate": {"knowledge_items": 1},
+    "evaluate": {"knowledge_items": 1, "general_items": 0},
 }
 
 

@@ -42,7 +42,7 @@ SECTIONS = {
     "pairs": {"enabled": True},
     "rl": {"enabled": False},
     "rollout": {"max_new_tokens": 48, "max_calls": 3},
-    "evaluate": {"enabled": False, "knowledge_items": 1},
+    "evaluate": {"enabled": False, "knowledge_items": 1, "general_items": 0},
 }
 TRAINING = {
     "finetune": {"enabled": True, "steps": 2, "batch_size": 4, "replay": 0.0},

@@ -52,6 +52,7 @@ save_every = 1
 max_new_tokens = 12
 [evaluate]
 knowledge_items = 2
+general_items = 1
 """
 
 
@@ -196,7 +197,7 @@ def test_arms_are_compared_and_finished_runs_are_used_as_they_are(
     assert said.count("done before") == len(DONE)
     assert "accuracy" in said
     assert str(tmp_path / "report" / "index.html") in said.replace("\n", "")
-    run = json.loads((tmp_path / "summary.json").read_text())[0]
+    run = json.loads((tmp_path / "summary.json").read_text())["runs"][0]
     assert run["test"]["rl"]["all"]["success"]["n"] == 9
     assert run["phases"]["warmup"]["rows"] > 0
 

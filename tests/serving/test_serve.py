@@ -19,7 +19,11 @@ from tirkit.pipeline.serve import load_served
 from tirkit.serving.chat import Chat, chat_app
 from tirkit.types import Task
 
-CONFIG = {"catalogue": {"num_tools": 16}, "tasks": {"num_train": 6, "num_validation": 3, "num_test": 6}}
+CONFIG = {
+    "catalogue": {"num_tools": 16},
+    "tasks": {"num_train": 6, "num_validation": 3, "num_test": 6},
+    "evaluate": {"general_items": 0},
+}
 
 
 @pytest.fixture(scope="module")

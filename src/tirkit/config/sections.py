@@ -237,3 +237,6 @@ class EvaluateConfig(Section):
 
     enabled: bool = True
     knowledge_items: int = Field(default=256, ge=0, description="tools asked after every phase; 0 = all")
+    general_items: int = Field(
+        default=50, ge=0, description="of each of the embedded base model's own tasks, after every phase; 0 = none"
+    )

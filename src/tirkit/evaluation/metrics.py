@@ -96,6 +96,30 @@ def paired_difference(
     return estimate((a - b for a, b in pairs if a is not None and b is not None), seed)
 
 
+def paired_over_seeds(
+    first: Sequence[Mapping[str, float | None]], second: Sequence[Mapping[str, float | None]], seed: int = 0
+) -> Estimate | None:
+    """Estimate of `first - second`; entry i of each holds the values by task of its run with seed i.
+
+    Seeds and tasks are resampled independently of each other, so the interval covers how both differ; with few seeds it
+    is still too narrow. Error and interval are the bootstrap's, n counts tasks. Tasks that a run leaves unjudged are
+    left out. Raises ValueError if the runs answered different tasks.
+    """
+    names = {name for values in (*first, *second) for name in values}
+    if odd := sorted(name for name in names if any(name not in values for values in (*first, *second))):
+        raise ValueError(f"paired arms must have the same tasks; only some of them have {odd[:3]} ({len(odd)} in all)")
+    rows = [[(a[name], b[name]) for a, b in zip(first, second, strict=True)] for name in sorted(names)]
+    judged = [[a - b for a, b in row if a is not None and b is not None] for row in rows]
+    x = np.array([row for row in judged if len(row) == len(first)], dtype=float)  # tasks × seeds
+    if x.size == 0:
+        return None
+    rng, (n, k) = np.random.default_rng(seed), x.shape
+    means = np.array([x[rng.integers(n, size=n)][:, rng.integers(k, size=k)].mean() for _ in range(NUM_RESAMPLES)])
+    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    stderr = float(means.std()) if x.size > 1 else None
+    return Estimate(mean=float(x.mean()), stderr=stderr, low=float(low), high=float(high), n=n)
+
+
 def acu(items: Sequence[Item], num_parameters: float, seed: int = 0) -> Estimate | None:
     """Accuracy per computation: success / (parameters in billions × thousands of output tokens), a ratio of means.
 

@@ -152,7 +152,8 @@ def _differences(results: Sequence[EvaluationResult]) -> Table:
         )
         for arm, value in differences(results)
     )
-    return Table(title="Paired differences", head=("pair", "points", "95 % interval", "tasks"), rows=body)
+    note = "same questions; intervals over questions and seeds"
+    return Table(title="Paired differences", head=("pair", "points", "95 % interval", "tasks"), rows=body, note=note)
 
 
 def _knowledge_table(phases: Sequence[KnowledgeResult]) -> Table:

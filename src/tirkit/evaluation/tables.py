@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tirkit.evaluation.metrics import Estimate, estimate, groups_of, paired_difference
+from tirkit.evaluation.metrics import Estimate, estimate, groups_of, paired_over_seeds
 from tirkit.evaluation.run import EvaluationResult
 
 EMPTY = "–"
@@ -123,14 +123,16 @@ def group_columns(results: Sequence[EvaluationResult], metric: str) -> list[Colu
 
 
 def differences(results: Sequence[EvaluationResult], metric: str = "success") -> list[tuple[str, Estimate]]:
-    """(arm, first arm - that arm) for every other arm that answered the same tasks, paired task by task."""
-    arms = {arm: pooled(runs, metric) for arm, runs in by_arm(results).items()}
-    if not arms:
-        return []
-    first, *others = arms
-    same = [arm for arm in others if arms[arm].keys() == arms[first].keys()]
-    pairs = ((arm, paired_difference(arms[first], arms[arm])) for arm in same)
-    return [(arm, value) for arm, value in pairs if value is not None]
+    """(arm, first arm - that arm) for every other arm, over the seeds that both have and the same tasks."""
+    arms = {arm: {run.seed: run.values(metric) for run in runs} for arm, runs in by_arm(results).items()}
+    found: list[tuple[str, Estimate]] = []
+    for arm in list(arms)[1:]:
+        first, other = next(iter(arms.values())), arms[arm]
+        seeds = [seed for seed in first if seed in other]
+        if all(first[seed].keys() == other[seed].keys() for seed in seeds):
+            value = paired_over_seeds([first[seed] for seed in seeds], [other[seed] for seed in seeds])
+            found += [(arm, value)] if value is not None else []
+    return found
 
 
 def counts(results: Sequence[EvaluationResult]) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:

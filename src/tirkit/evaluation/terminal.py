@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tirkit.evaluation.run import EvaluationResult, ProgressFn
-from tirkit.evaluation.tables import LEGEND, arm_rows, columns_with_values, duration, seeds_note, visible
+from tirkit.evaluation.tables import (
+    LEGEND,
+    arm_rows,
+    columns_with_values,
+    differences,
+    duration,
+    seeds_note,
+    visible,
+)
 from tirkit.types import Task, Trajectory
 
 STYLES = {"prompt": "dim", "trained": "bold green", "masked": "yellow"}
@@ -54,6 +62,16 @@ def arms_table(results: Sequence[EvaluationResult], title: str = "") -> Renderab
     for row in rows:
         table.add_row(Text(row.arm), *(row.cells[column.key] for column in columns))
     return Group(table, Text(seeds_note(results), "dim"))
+
+
+def difference_lines(results: Sequence[EvaluationResult]) -> str:
+    """`method − other: +12.7 points [9.2, 16.3]`, a line for every arm that answered the first one's questions."""
+    first = results[0].arm if results else ""
+    lines = [
+        f"{first} − {arm}: {100 * value.mean:+.1f} points [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+        for arm, value in differences(results)
+    ]
+    return "\n".join([*lines, "(same questions; 95 % intervals over questions and seeds)"] if lines else [])
 
 
 class Progress:

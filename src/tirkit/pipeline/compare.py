@@ -6,17 +6,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tirkit.config import ConfigError, arm_names, load_config
+from tirkit.config import ConfigError, RunConfig, arm_names, load_config
 from tirkit.evaluation.metrics import summarise
 from tirkit.evaluation.run import EvaluationResult
-from tirkit.evaluation.terminal import arms_table, duration
+from tirkit.evaluation.tables import differences
+from tirkit.evaluation.terminal import arms_table, difference_lines, duration
+from tirkit.pipeline.branch import shared_stages
 from tirkit.pipeline.context import STAGE_ORDER
 from tirkit.pipeline.report import report_runs, results_of
 from tirkit.store import RunFolder, write_atomic
@@ -35,8 +37,8 @@ def compare_arms(
 ) -> None:
     """Run every arm with every seed, `jobs` at a time in processes of one thread each, then report them together.
 
-    Runs that are complete are not run again. Raises `ArmFailedError` naming the log of a run that failed, after the
-    others have ended.
+    An arm begins with the stages that it shares with an earlier one. Runs that are complete are not run again. Raises
+    `ArmFailedError` naming the log of a run that failed, after the others have ended.
     """
     known = [METHOD, *arm_names(config)]
     chosen = known if list(arms) == ["all"] else list(arms)
@@ -44,28 +46,51 @@ def compare_arms(
         raise ConfigError(f"{config}: no arm {unknown[0]!r}; it has: {', '.join(known)}")
     if not chosen or not seeds or jobs < 1:
         raise ConfigError("compare needs at least one arm, one seed and one job")
-    for arm in chosen:  # a mistake in a config is said before anything runs
-        load_config(config, overrides, "" if arm == METHOD else arm)
+    # A mistake in a config is said before anything runs.
+    configs = {arm: load_config(config, overrides, "" if arm == METHOD else arm) for arm in chosen}
     console, started = Console(), time.monotonic()
     runs = [(arm, seed) for seed in seeds for arm in chosen]
-    folders = [out / f"{arm}-{seed}" for arm, seed in runs]
-    show = _Show(console, [folder.name for folder in folders])
+    folders = {(arm, seed): out / f"{arm}-{seed}" for arm, seed in runs}
+    show = _Show(console, [folder.name for folder in folders.values()])
+    sources, codes = arm_sources(configs), dict[tuple[str, int], Future[int]]()
 
-    def run(arm: str, seed: int, folder: Path) -> int:
-        return _run([str(config), f"seed={seed}", *overrides, *(() if arm == METHOD else ("--arm", arm))], folder, show)
+    def run(arm: str, seed: int) -> int:
+        source = (sources[arm], seed)
+        taken = ("--from", str(folders[source])) if sources[arm] and codes[source].result() == 0 else ()
+        named = () if arm == METHOD else ("--arm", arm)
+        return _run([str(config), f"seed={seed}", *overrides, *named, *taken], folders[arm, seed], show)
 
     with ThreadPoolExecutor(jobs) as pool:
-        codes = list(pool.map(run, *zip(*runs, strict=True), folders))
-    if failed := [folder for folder, code in zip(folders, codes, strict=True) if code]:
+        # Those that wait for no other come first, so that no job is held by one that waits.
+        for arm, seed in sorted(runs, key=lambda run: sources[run[0]] != ""):
+            codes[arm, seed] = pool.submit(run, arm, seed)
+    if failed := [folder for run, folder in folders.items() if codes[run].result()]:
         log = _log(failed[0])
         tail = "\n".join(log.read_text().splitlines()[-LINES_OF_A_FAILURE:])
         raise ArmFailedError(f"{len(failed)} of {len(runs)} runs failed; {log} ends with\n{tail}")
-    path = report_runs(folders, out / "report")
-    write_atomic(out / "summary.json", summary(folders))
-    console.print(arms_table(results_of(folders)))
+    _report(console, list(folders.values()), out)
     console.print(f"{len(runs)} runs in {duration(time.monotonic() - started)}")
-    console.print(f"report: {path}", soft_wrap=True)
-    console.print("Next:", _next_steps(config, folders[0]), sep="\n", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {out / 'report' / 'index.html'}", soft_wrap=True)
+    next_steps = _next_steps(config, folders[runs[0]])
+    console.print("Next:", next_steps, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def arm_sources(configs: Mapping[str, RunConfig]) -> dict[str, str]:
+    """Arm → the earlier arm it shares most stages with, the first such; "" where it shares only the preparation."""
+    sources: dict[str, str] = {}
+    for arm, config in configs.items():
+        shared = {other: len(shared_stages(configs[other], config)) for other in sources}
+        best = max(shared, key=lambda other: shared[other], default="")
+        sources[arm] = best if shared.get(best, 0) > 1 else ""
+    return sources
+
+
+def _report(console: Console, folders: Sequence[Path], out: Path) -> None:
+    report_runs(folders, out / "report")
+    write_atomic(out / "summary.json", summary(folders))
+    results = results_of(folders)
+    console.print(arms_table(results))
+    console.print(difference_lines(results), highlight=False, soft_wrap=True)
 
 
 def _next_steps(config: Path, folder: Path) -> str:
@@ -98,7 +123,9 @@ def _log(folder: Path) -> Path:
 
 
 def summary(folders: Sequence[Path]) -> str:
-    """JSON: every run's metrics by group (mean, standard error, interval, n), its phases' facts and times."""
+    """JSON: every run's metrics by group (mean, standard error, interval, n), its phases' facts and times; the first
+    arm's paired differences to the others.
+    """
     runs: list[dict[str, Any]] = []
     for folder in folders:
         run = RunFolder.read(folder)
@@ -117,7 +144,8 @@ def summary(folders: Sequence[Path]) -> str:
         manifest = run.manifest
         about = {"arm": manifest.config.name, "seed": manifest.seed, "config": manifest.config_digest}
         runs.append({**about, "machine": manifest.machine, "phases": phases, "test": results})
-    return json.dumps(runs, indent=1) + "\n"
+    paired = {arm: value.model_dump() for arm, value in differences(results_of(folders))}
+    return json.dumps({"runs": runs, "differences": paired}, indent=1) + "\n"
 
 
 class _Show:

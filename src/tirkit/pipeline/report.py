@@ -292,7 +292,8 @@ def _general_table(run: RunFolder) -> Table:
             head = ("after", *skills)
             rows.append((stage, *(f"{100 * value:.0f}" for value in skills.values())))
     title = "The base model's own tasks (% exact, test phrasing)"
-    return Table(title=title, head=head, rows=tuple(rows), note=f"{run.manifest.config.name}; 50 items a skill")
+    note = f"{run.manifest.config.name}; {run.manifest.config.evaluate.general_items} items a skill"
+    return Table(title=title, head=head, rows=tuple(rows), note=note)
 
 
 def _stage_table(runs: Sequence[RunFolder]) -> Table:

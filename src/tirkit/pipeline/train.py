@@ -36,7 +36,6 @@ SHOWN = (
     "tokens_per_s",
 )
 PROBE_TOKENS = 512
-GENERAL_ITEMS = 50  # a skill
 
 
 def internalise(ctx: Context) -> Facts:
@@ -230,9 +229,10 @@ def measure(ctx: Context, loaded: Loaded, stage: str) -> Facts:
 
 def general_skills(ctx: Context, loaded: Loaded) -> Facts:
     """Exact match on the embedded base model's own tasks, skill by skill: what training on tools has made it forget."""
-    if ctx.config.model.path != "embedded" or ctx.config.model.scratch or ctx.dialect.modes:
+    model, n = ctx.config.model, ctx.config.evaluate.general_items
+    if not n or model.path != "embedded" or model.scratch or ctx.dialect.modes:
         return {}  # with modes the base model's way to answer is not the run's
-    skills = evaluate_base(loaded.model, loaded.renderer, n=GENERAL_ITEMS)  # pyright: ignore[reportArgumentType]
+    skills = evaluate_base(loaded.model, loaded.renderer, n=n)  # pyright: ignore[reportArgumentType]
     return {"general": dict[str, JsonValue](skills)}
 
 
