@@ -264,28 +264,46 @@ def check(
 
 @tools_app.command("import")
 def import_tools(
-    source: Annotated[str, typer.Argument(help="my_tools.py, or a module: my_package.tools", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="my_tools.py, a module (my_package.tools), an OpenAPI document (file or address), or an MCP server: "
+            "'mcp:python server.py', mcp:http://localhost:8000/mcp",
+            show_default=False,
+        ),
+    ],
     catalogue: Annotated[Path, typer.Option("--out", help="catalogue, JSONL")] = Path("catalogue.jsonl"),
     update: Annotated[bool, typer.Option(help="change a catalogue that differs, instead of only showing how")] = False,
 ) -> None:
-    """Import Python functions (type hints and docstrings) into a catalogue; again: show what was changed since."""
+    """Import Python functions, OpenAPI operations or MCP tools into a catalogue; again: show what was changed since.
+
+    Exit code 1 where something was left out, or the catalogue differs and was not changed.
+    """
     from tirkit.evaluation.tables import visible
-    from tirkit.tools.functions import load_functions
+    from tirkit.tools.http_secrets import read_header
+    server: Annotated[str, typer.Option(help="OpenAPI: the service's address, instead of the document's")] = "",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="sent with every call: 'Authorization: Bearer {MY_TOKEN}' names an environment variable"),
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
     from tirkit.tools.imports import update_catalogue
 
-    found, fresh = load_functions(source), not catalogue.exists()
-    difference = update_catalogue(catalogue, found.tools, found.tools[0].source, update)
-    for line in (*map(str, found.issues), *difference.lines()):
+    found = find_tools(source, server, dict(map(read_header, header or ())), env or ())
+    fresh = not catalogue.exists()
+    difference = update_catalogue(catalogue, found.tools, found.source, update)
+    for line in (*map(str, found.skipped), *found.summary(), *difference.lines()):
+    from tirkit.tools.origin import find_tools
         out.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     written = difference and (fresh or update)
     said = "written" if written else "not changed: --update takes it over" if difference else "up to date"
     out.print(
-        f"{len(found.tools)} tools ({len(found.read_only)} read-only), {len(found.issues)} functions left out; "
+        f"{len(found.tools)} tools ({len(found.read_only)} read-only), {len(found.skipped)} left out; "
         f"{catalogue} {said}",
         highlight=False,
         soft_wrap=True,
     )
-    raise typer.Exit(1 if found.issues or (difference and not written) else 0)
+    raise typer.Exit(1 if found.skipped or (difference and not written) else 0)
 
 
 def _listed(names: str) -> list[str]:

@@ -21,7 +21,7 @@ A trajectory of a task with two-step tool use, spelled out (ids are made up; `s`
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -47,11 +47,61 @@ class Message(Record):
     content: str
 
 
+class Place(Record):
+    """Where an argument goes in an HTTP request, under `name` (its own if empty).
+
+    style: how a list is written there: the name again for each item, or one text with a comma, space or pipe between
+    them. An object becomes a list of keys and values in turn; with "repeat" each of its keys is a name of its own, with
+    "deep" `name[key]`. "json" writes any value as JSON. A body is written as JSON or as a form, whatever the style.
+    """
+
+    at: Literal["path", "query", "header", "json_body", "form_body"]
+    name: str = ""
+    style: Literal["repeat", "comma", "space", "pipe", "deep", "json"] = "repeat"
+
+
+class PythonOrigin(Record):
+    """A function of a file (`my_tools.py`) or module; its decorator says whether it is read-only."""
+
+    kind: Literal["python"]
+    source: str
+    function: str
+
+
+class HttpOrigin(Record):
+    """An operation of a service: `method` and `url`, whose {placeholders} are arguments, as `places` says of each.
+
+    In `headers` and in an McpOrigin's, {NAME} stands for an environment variable, read when the tool is called.
+    """
+
+    kind: Literal["http"]
+    method: str
+    url: str
+    places: dict[str, Place] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict)
+    read_only: bool = False
+
+
+class McpOrigin(Record):
+    """The tool `tool` of an MCP server: an address, or a command that gets the environment variables named in `env`."""
+
+    kind: Literal["mcp"]
+    server: str
+    tool: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    env: tuple[str, ...] = ()
+    read_only: bool = False
+
+
+Origin = Annotated[PythonOrigin | HttpOrigin | McpOrigin, Field(discriminator="kind")]
+
+
 class ToolSchema(Record):
     """One tool as the model knows it.
 
     `name` is unique within a catalogue; where two different tools share a name the later ones get `_2`, `_3`, … and
-    keep the name they came with in `original_name`. `parameters` is a JSON Schema of type object.
+    keep the name they came with in `original_name`. `parameters` is a JSON Schema of type object. `origin` says how to
+    run it, which no model is shown; None: it can't be run.
 
     >>> ToolSchema(name="add", description="Add two integers.", parameters={"type": "object", "properties": {
     ...     "a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}).name
@@ -63,6 +113,7 @@ class ToolSchema(Record):
     parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     source: str = ""
     original_name: str = ""
+    origin: Origin | None = None
 
 
 class ToolCall(Record):

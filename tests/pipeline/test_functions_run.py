@@ -12,6 +12,7 @@ from tirkit.pipeline.run import open_run, run_stages
 from tirkit.rollout.policy import RolloutRequest, ScriptedPolicy, oracle
 from tirkit.store import RunFolder
 from tirkit.tools import functions
+from tirkit.tools.catalogue import CatalogueError
 from tirkit.tools.functions import FunctionError
 from tirkit.types import StopReason, ToolErrorKind, ToolResult
 
@@ -113,7 +114,7 @@ def test_functions_are_run_bounded_and_only_where_they_may_be(
 ) -> None:
     run_stages(configured(tmp_path), tmp_path / "run", ["prepare"])
     said = " ".join(capsys.readouterr().err.split())
-    assert "neither @read_only nor in catalogue.allow, and will be answered that they cannot be run: delete" in said
+    assert "neither read-only nor in catalogue.allow, and will be answered that they cannot be run: delete" in said
     assert "crash (" not in said
     ctx = open_run(tmp_path / "run")
     assert [tool.name for tool in ctx.sources.tools] == list(ASKED)
@@ -145,7 +146,7 @@ def test_a_changed_file_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture
     run_again(tmp_path, MY_TOOLS.replace("2 * n", "n + n"))
     assert "was changed since the run was prepared; it runs as it is now" in " ".join(capsys.readouterr().err.split())
     changed = MY_TOOLS.replace("Doubles a number.", "Halves a number.")
-    with pytest.raises(ConfigError, match=r'prepared with:\n  changed  double\n .*"Doubles a number\." → "Halves'):
+    with pytest.raises(CatalogueError, match=r'prepared with:\n  changed  double\n .*"Doubles a number\." → "Halves'):
         run_again(tmp_path, changed)
     (tmp_path / "my_tools.py").unlink()
     with pytest.raises(FunctionError, match="cannot be read"):
@@ -162,15 +163,15 @@ def run_again(folder: Path, tools: str | None) -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     none = MY_TOOLS.replace("@read_only\n", "")
-    with pytest.raises(ConfigError, match=r"mark functions of .*my_tools\.py that change nothing with @read_only"):
+    with pytest.raises(ConfigError, match=r"mark Python functions that change nothing with @read_only"):
         run_stages(configured(tmp_path, (), none), tmp_path / "a", ["prepare"])
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(FunctionError, match="has no tool 'dubble' to allow; it has double, wait"):
+    with pytest.raises(CatalogueError, match="there is no tool 'dubble' to allow; .*: double, wait"):
         run_stages(configured(other, ("dubble",)), tmp_path / "b", ["prepare"])
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FunctionError, match="holds no tool"):
         run_stages(configured(empty, (), "x = 1\n"), tmp_path / "c", ["prepare"])
-    with pytest.raises(ConfigError, match=r"catalogue\.allow names Python functions"):
+    with pytest.raises(ConfigError, match=r"catalogue\.allow names tools of your own"):
         parse_config({"catalogue": {"allow": ["x"]}}, "test")

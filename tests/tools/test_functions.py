@@ -214,7 +214,7 @@ def test_importing_again_shows_the_difference_and_overwrites_nothing(file: Path,
     code, said = tirkit("tools", "import", file, "--out", catalogue)
     assert code == 1  # five functions could not be read
     assert 'added    get_weather: "Tells the weather."\n' in said
-    assert f"3 tools (2 read-only), 5 functions left out; {catalogue} written" in said
+    assert f"3 tools (2 read-only), 5 left out; {catalogue} written" in said
     first = catalogue.read_text()
     file.write_text(MY_TOOLS.replace("how many", "number of days").replace("def delete(", "def remove("))
     code, said = tirkit("tools", "import", file, "--out", catalogue)

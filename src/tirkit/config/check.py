@@ -20,8 +20,9 @@ def _sources(config: RunConfig) -> list[str]:
             "catalogue.path and tasks.path: 'embedded' tools go with 'embedded' questions, and only those",
         ),
         (
-            bool(config.catalogue.allow) and not config.catalogue.functions,
-            'catalogue.allow names Python functions, which catalogue.path = "my_tools.py" would bring',
+            bool(config.catalogue.allow)
+            and config.catalogue.path in ("embedded", "seal_tools_sample", "python_search"),
+            'catalogue.allow names tools of your own: set catalogue.path = "my_tools.py", or an imported catalogue',
         ),
         (
             bool(general) and other_model,

@@ -43,7 +43,7 @@ class CatalogueConfig(Section):
     )
     allow: tuple[str, ...] = Field(
         default=(),
-        description="Python functions that training may run beside those marked @read_only; ['*'] = all",
+        description="imported tools that training may run beside those that are read-only; ['*'] = all",
     )
     corpus: str = Field(default="", description="python_search only: passages to search; without, Python alone")
     num_tools: int = Field(default=64, gt=0, description="embedded only")
@@ -53,7 +53,7 @@ class CatalogueConfig(Section):
 
     @property
     def functions(self) -> bool:
-        """Whether the tools are the user's own Python functions."""
+        """Whether `path` is a file of Python functions."""
         return self.path.endswith(".py")
 
 

@@ -18,7 +18,6 @@ from tirkit.pipeline.sources import (
     PYTHON_SEARCH,
     SPLITS,
     Sources,
-    functions_digest,
     load_folder,
     load_sources,
     load_tokenizer,
@@ -35,6 +34,7 @@ from tirkit.text.dialects import Dialect
 from tirkit.text.index import ToolIndex, build_index
 from tirkit.text.masks import TokenRow, token_row
 from tirkit.text.render import Renderer, encode
+from tirkit.tools.origin import functions_digest
 from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Task, ToolSchema, Trajectory
@@ -131,7 +131,7 @@ class Context:
         that changed otherwise is only named: a mistake in a tool can be put right without training anew.
         """
         toolbox, prepared = load_toolbox(self.config, self.sources.tools), self.folder.mark("prepare")
-        if prepared and prepared.facts.get("functions", "") != functions_digest(self.config.catalogue):
+        if prepared and prepared.facts.get("functions", "") != functions_digest(self.sources.tools):
             self.progress.say(
                 f"{self.config.catalogue.path} was changed since the run was prepared; it runs as it is now"
             )
@@ -149,7 +149,7 @@ class Context:
             r.prompt,
             r.retrieve_k,
             # The embedded tools take microseconds, and without threads a run can be repeated bit for bit.
-            workers=WORKERS if self.config.catalogue.functions or self.config.catalogue.path == PYTHON_SEARCH else 0,
+            workers=0 if self.config.catalogue.path == "embedded" else WORKERS,
         )
 
     @cached_property

@@ -22,7 +22,7 @@ from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
 from tirkit.pipeline.policies import check_key, make_teacher
 from tirkit.pipeline.reinforce import refine, reinforce
 from tirkit.pipeline.report import report_runs
-from tirkit.pipeline.sources import SPLITS, functions_digest, load_model
+from tirkit.pipeline.sources import SPLITS, load_model
 from tirkit.pipeline.train import Facts, general_skills, internalise, warmup
 from tirkit.rollout.endpoint import EndpointPolicy
 from tirkit.rollout.group import forced
@@ -32,6 +32,7 @@ from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
 from tirkit.tools.questions import load_tasks
+from tirkit.tools.origin import functions_digest
 from tirkit.training.reward_model import check_trl
 from tirkit.types import Mode, Record, Task, Trajectory
 
@@ -68,7 +69,7 @@ def prepare(ctx: Context) -> Facts:
         "rows_after": growth.rows_after,
         "new_token_ids": list(growth.ids),
         **{f"{split}_tasks": len(sources.tasks[split]) for split in SPLITS},
-        **({"functions": functions_digest(ctx.config.catalogue)} if ctx.config.catalogue.functions else {}),
+        **({"functions": digest} if (digest := functions_digest(sources.tools)) else {}),
         **general_skills(ctx, loaded),
     }
 
@@ -91,9 +92,9 @@ def _check_early(ctx: Context) -> None:
 def _check_runnable(ctx: Context) -> None:
     """Raises `ConfigError` where questions want calls run that nothing can run; says which tools may not be run."""
     executed = [task for split in SPLITS for task in ctx.sources.tasks[split] if not task.calls_only]
-    own, path = ctx.config.catalogue.functions, ctx.config.catalogue.path
+    own, path = any(tool.origin for tool in ctx.sources.tools), ctx.config.catalogue.path
     if ctx.toolbox is None and executed:
-        allow = f"mark functions of {path} that change nothing with @read_only, name others in catalogue.allow, or "
+        allow = "name them in catalogue.allow, mark Python functions that change nothing with @read_only, or "
         raise ConfigError(
             f"{ctx.config.tasks.path}: {len(executed)} questions want their calls executed (first: "
             f"{executed[0].id!r}), and nothing here can run these tools: {allow if own else ''}"
@@ -103,7 +104,7 @@ def _check_runnable(ctx: Context) -> None:
     wanted = {call.name: task.id for task in reversed(executed) for call in task.gold_calls or ()}
     if refused := [f"{name} (question {task})" for name, task in wanted.items() if name not in run]:
         ctx.progress.say(
-            f"{path}: questions need functions that are neither @read_only nor in catalogue.allow, and will be "
+            f"{path}: questions need tools that are neither read-only nor in catalogue.allow, and will be "
             f"answered that they cannot be run: {', '.join(refused)}"
         )
 

@@ -1,6 +1,5 @@
 """Where a run's tools, questions and starting model come from."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from tirkit.serving.export import TOOL_FILE
 from tirkit.text.dialects import print_document
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
 from tirkit.tools.functions import load_functions
-from tirkit.tools.imports import compare_tools
 from tirkit.tools.lines import FileIssue
+from tirkit.tools.origin import make_toolbox
 from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.questions import load_tasks
 from tirkit.tools.runtime import PythonToolbox
@@ -76,45 +75,21 @@ def load_tools(config: CatalogueConfig) -> tuple[tuple[ToolSchema, ...], Sequenc
 def load_toolbox(config: RunConfig, tools: Sequence[ToolSchema]) -> PythonToolbox | None:
     """What runs the tools, which are the run's `tools`; None: calls can't be run.
 
-    Raises a `UserError` where there is no sandbox, the corpus can't be read, or the user's functions can't be imported
-    or have other documents than `tools`.
+    Raises a `UserError` where there is no sandbox, the corpus can't be read, or a tool of the catalogue can't be run as
+    its origin says (see `make_toolbox`).
     """
-    functions = _own_functions(config.catalogue, tools) if config.catalogue.functions else _known_functions(config)
-    if not functions:
-        return None
-    return PythonToolbox(
-        functions,
-        tools,
-        # The embedded world's functions are ours and take microseconds, the real tools keep limits of their own.
-        isolation="process" if config.catalogue.functions else "inline",
-        timeout_s=config.rollout.tool_timeout_s,
-        max_chars=config.rollout.max_result_chars,
-    )
-
-
-def _own_functions(config: CatalogueConfig, tools: Sequence[ToolSchema]) -> Mapping[str, Callable[..., Any]]:
-    """The user's functions that training may run."""
-    found = load_functions(config.path)
-    if changed := compare_tools(tools, found.tools, found.tools[0].source):
-        lines = "\n  ".join(changed.lines())
-        raise ConfigError(
-            f"the tools of {config.path} are no longer those that this run was prepared with:\n  {lines}\n"
-            "Give the old ones back, or start another run (--out)"
-        )
-    return found.functions(config.allow)
-
-
-def functions_digest(config: CatalogueConfig) -> str:
-    """Twelve hex digits that change with the user's file of functions; "" where there is none."""
-    return hashlib.sha256(Path(config.path).read_bytes()).hexdigest()[:12] if config.functions else ""
+    r, catalogue = config.rollout, config.catalogue
+    if catalogue.path not in ("embedded", PYTHON_SEARCH):
+        return make_toolbox(tools, catalogue.allow, r.tool_timeout_s, r.max_result_chars)
+    # The embedded world's functions are ours and take microseconds, the sandbox and search keep limits of their own.
+    limits: dict[str, Any] = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars, "isolation": "inline"}
+    return PythonToolbox(_known_functions(config), tools, **limits)
 
 
 def _known_functions(config: RunConfig) -> Mapping[str, Callable[..., Any]]:
     """The embedded world's functions, or Python in a sandbox and search."""
     if config.catalogue.path == "embedded":
         return dict(World(config.catalogue.num_tools).functions)
-    if config.catalogue.path != PYTHON_SEARCH:
-        return {}
     r, corpus = config.rollout, config.catalogue.corpus
     uncut = r.max_result_chars  # the toolbox cuts what is longer, to head and tail
     sandbox = Sandbox(SandboxLimits(wall_s=r.tool_timeout_s))

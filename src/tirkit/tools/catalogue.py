@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from tirkit.text.schema import validate_schema
 from tirkit.tools.lines import FileFormat, FileIssue, JsonRecord, convert_records, read_records
-from tirkit.types import ToolSchema, UserError
+from tirkit.types import Origin, ToolSchema, UserError
 
 # About 200 tools of Seal-Tools with their questions: tools.jsonl, questions.jsonl (see its README.md).
 SEAL_TOOLS_SAMPLE = Path(__file__).parents[1] / "data" / "seal_tools_sample"
@@ -50,6 +50,8 @@ TEXT_KEYWORDS = {"description", "title", "format"}
 NUMBER_KEYWORDS = {"minimum", "maximum"}
 FREE_KEYWORDS = {"default", "const", "example", "unit", "optional", "choices", "example_values"}
 
+ORIGIN: TypeAdapter[Origin] = TypeAdapter(Origin)
+
 
 class CatalogueError(UserError):
     """A catalogue cannot be used at all; the message says which file, why, and what to do."""
@@ -59,8 +61,8 @@ class CatalogueError(UserError):
 class Catalogue:
     """Tools with unique names in the order of their files, and what was wrong with the files.
 
-    `merged` counts exact duplicates (same source, name, description and parameters) left out, `renamed` the tools
-    that got a suffix because a different tool had their name first.
+    `merged` counts exact duplicates (same source, name, description, parameters and origin) left out, `renamed` the
+    tools that got a suffix because a different tool had their name first.
     """
 
     tools: tuple[ToolSchema, ...]
@@ -150,9 +152,21 @@ def read_tool(document: JsonValue) -> ToolSchema:
         description=description or "",
         parameters=read_parameters(parameters),
         source=source if isinstance(source, str) else "",
+        origin=read_origin(document.get("origin")),
     )
     tool.model_dump_json()  # raises ValueError for text that no file could hold (lone surrogates)
     return tool
+
+
+def read_origin(origin: JsonValue) -> Origin | None:
+    """How a tool is run, as `tirkit tools import` writes it. Raises ValueError with the reason if it is damaged."""
+    if not isinstance(origin, dict) or "kind" not in origin:
+        return None  # another catalogue's word for something else
+    try:
+        return ORIGIN.validate_json(json.dumps(origin))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"origin {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def read_parameters(parameters: JsonValue) -> dict[str, JsonValue]:
@@ -245,12 +259,13 @@ def _plain_keyword(key: str, value: JsonValue) -> bool:
 
 def _merge(tools: Iterable[ToolSchema]) -> tuple[list[ToolSchema], int]:
     """(the tools without exact duplicates, how many were left out); the first of equals stays."""
-    unique: dict[tuple[str, str, str, str], ToolSchema] = {}
+    unique: dict[tuple[str, str, str, str, str], ToolSchema] = {}
     count = 0
     for tool in tools:
         count += 1
         parameters = json.dumps(tool.parameters, sort_keys=True)
-        unique.setdefault((tool.source, tool.name, tool.description, parameters), tool)
+        origin = tool.origin.model_dump_json() if tool.origin else ""
+        unique.setdefault((tool.source, tool.name, tool.description, parameters, origin), tool)
     return list(unique.values()), count - len(unique)
 
 

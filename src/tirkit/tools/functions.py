@@ -32,7 +32,7 @@ from pydantic import PydanticUserError, validate_call
 
 from tirkit.tools.catalogue import read_tool
 from tirkit.tools.lines import FileIssue
-from tirkit.types import ToolSchema, UserError
+from tirkit.types import PythonOrigin, ToolSchema, UserError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 MARK = "__tirkit_read_only__"
@@ -94,14 +94,17 @@ def load_functions(source: str | Path) -> FunctionTools:
 
     Imports it, so what stands at its top level runs. Raises FunctionError where that fails or leaves no tool.
     """
-    source = str(Path(source).resolve()) if str(source).endswith(".py") else str(source)
+    given = Path(source).as_posix()
+    source = str(Path(source).resolve()) if given.endswith(".py") else given
     module = _import(source)
     tools: list[ToolSchema] = []
     issues: list[FileIssue] = []
     marked: set[str] = set()
     for name, function in _public(module, source):
         try:
-            tools.append(_document(name, function, f"python:{Path(source).name}"))
+            tool = _document(name, function, f"python:{Path(source).name}")
+            origin = PythonOrigin(kind="python", source=given, function=name)
+            tools.append(tool.model_copy(update={"origin": origin}))
         except ValueError as error:
             line = inspect.unwrap(function).__code__.co_firstlineno
             issues.append(FileIssue(str(module.__file__), line, f"function {name!r}: {error}"))

@@ -3,6 +3,7 @@
 What stands in the file from other sources, or by hand, is left as it is.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,37 @@ from tirkit.tools.catalogue import CatalogueError, load_catalogue
 from tirkit.types import ToolSchema
 
 MAX_SHOWN = 80  # characters of a value in a difference
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What an import left out or changed: where, why in words that others share, and what is special about it."""
+
+    where: str
+    why: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The tools of a source, what of it is none (`skipped`), and what was changed in the others (`remarks`)."""
+
+    source: str
+    tools: tuple[ToolSchema, ...]
+    skipped: tuple[Remark, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+    read_only: frozenset[str] = frozenset()
+
+    def summary(self) -> Iterator[str]:
+        """A line for each reason why something was left out or changed: how often, and where first."""
+        for what, remarks in (("left out", self.skipped), ("changed", self.remarks)):
+            for why, count in Counter(remark.why for remark in remarks).most_common():
+                first = next(remark.where for remark in remarks if remark.why == why)
+                yield f"{what}: {count} × {why} (first: {first})"
 
 
 @dataclass(frozen=True)
@@ -91,6 +123,7 @@ def _fields(tool: ToolSchema) -> Iterator[tuple[str, str]]:
     """(where, what) of every value in a tool's document."""
     yield "description", _shown(tool.description)
     yield from _leaves("parameters", tool.parameters)
+    yield from _leaves("origin", tool.origin.model_dump(mode="json") if tool.origin else None)
 
 
 def _leaves(at: str, value: JsonValue) -> Iterator[tuple[str, str]]:

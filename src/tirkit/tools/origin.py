@@ -1,0 +1,93 @@
+"""Where tools come from: what a source holds, and what runs the tools of a catalogue, each as its origin says."""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tirkit.tools.catalogue import CatalogueError
+from tirkit.tools.functions import ImportedFunction, load_functions
+from tirkit.tools.http_secrets import secret, secret_names
+from tirkit.tools.http_tool import HttpTool
+from tirkit.tools.imports import Imported, Remark, compare_tools
+from tirkit.tools.openapi import load_openapi
+from tirkit.tools.openapi_document import is_address
+from tirkit.tools.runtime import PythonToolbox, ToolSettings
+from tirkit.types import HttpOrigin, PythonOrigin, ToolSchema
+
+
+def find_tools(
+    source: str, server: str = "", headers: Mapping[str, str] | None = None, env: Sequence[str] = ()
+) -> Imported:
+    """The tools of a source: Python functions (`x.py`, a module) or an OpenAPI document (file or address).
+
+    See `load_functions` and `load_openapi`. Raises a UserError where the source holds none.
+    """
+    if is_address(source) or Path(source).suffix in (".json", ".yaml", ".yml"):
+        return load_openapi(source, server, headers)
+    if server or headers or env:
+        raise CatalogueError(f"{source} holds Python functions, which have no --server, --header or --env")
+    found = load_functions(source)
+    issues = tuple(Remark(f"{issue.file}:{issue.line}", issue.reason) for issue in found.issues)
+    return Imported(found.tools[0].source, found.tools, issues, (), found.read_only)
+
+
+def make_toolbox(
+    tools: Sequence[ToolSchema], allowed: Collection[str] = (), timeout_s: float = 10.0, max_chars: int = 4000
+) -> PythonToolbox | None:
+    """Runs the tools of a catalogue that are read-only or `allowed` ("*": all); None where that leaves none.
+
+    The others are answered with UNAVAILABLE. Python functions run in worker processes, operations of services on a
+    network thread, for `timeout_s` at most. Raises a UserError where a tool is allowed that nothing could run, where a
+    secret is not set, and where functions have other documents by now than in `tools`.
+    """
+    known = {tool.name: tool for tool in tools if tool.origin}
+    if unknown := sorted(set(allowed) - {*known, "*"}):
+        has = ", ".join(list(known)[:20]) or "none"
+        raise CatalogueError(f"there is no tool {unknown[0]!r} to allow; the tools that can be run: {has}")
+    may_run = set(known) if "*" in allowed else set(allowed)
+    functions: dict[str, Callable[..., Any]] = dict(_python(tools, may_run))
+    network = ToolSettings(timeout_s, max_chars, "inline")  # these keep limits of their own
+    settings: dict[str, ToolSettings] = {}
+    for name, tool in known.items():
+        if isinstance(tool.origin, HttpOrigin) and (tool.origin.read_only or name in may_run):
+            for needed in secret_names(tool.origin.headers):
+                secret(needed, f"tool {name!r}")  # said now, not after hours
+            functions[name], settings[name] = HttpTool(tool.origin, timeout_s), network
+    if not functions:
+        return None
+    return PythonToolbox(functions, tools, timeout_s=timeout_s, max_chars=max_chars, settings=settings)
+
+
+def _python(tools: Sequence[ToolSchema], may_run: Collection[str]) -> dict[str, ImportedFunction]:
+    """The Python functions among the tools that are marked as read-only now, or may be run anyway."""
+    by_source: dict[str, dict[str, ToolSchema]] = {}
+    for tool in tools:
+        if isinstance(tool.origin, PythonOrigin):
+            by_source.setdefault(tool.origin.source, {})[tool.origin.function] = tool
+    functions: dict[str, ImportedFunction] = {}
+    for source, own in by_source.items():
+        found = load_functions(source)
+        _check_unchanged(source, own, {tool.name: tool for tool in found.tools})
+        ready = found.functions([name for name, tool in own.items() if tool.name in may_run])
+        functions |= {tool.name: ready[name] for name, tool in own.items() if name in ready}
+    return functions
+
+
+def _check_unchanged(source: str, before: dict[str, ToolSchema], now: dict[str, ToolSchema]) -> None:
+    same = {"source": source, "origin": None}
+    old = [tool.model_copy(update={**same, "name": name}) for name, tool in before.items()]
+    new = [now[name].model_copy(update=same) for name in before if name in now]
+    if changed := compare_tools(old, new, source):
+        lines = "\n  ".join(changed.lines())
+        raise CatalogueError(
+            f"the functions of {source} are no longer those that the catalogue or run was prepared with:\n  {lines}\n"
+            "Give the old ones back, import them again (`tirkit tools import`), or start another run (--out)"
+        )
+
+
+def functions_digest(tools: Sequence[ToolSchema]) -> str:
+    """Twelve hex digits that change with the files of Python functions among the tools; "" where there are none."""
+    sources = sorted({tool.origin.source for tool in tools if isinstance(tool.origin, PythonOrigin)})
+    files = [Path(source) for source in sources if source.endswith(".py")]
+    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files if f.exists())).hexdigest()[:12] if files else ""
