@@ -288,12 +288,12 @@ def import_tools(
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
     from tirkit.tools.imports import update_catalogue
+    from tirkit.tools.origin import find_tools
 
     found = find_tools(source, server, dict(map(read_header, header or ())), env or ())
     fresh = not catalogue.exists()
     difference = update_catalogue(catalogue, found.tools, found.source, update)
     for line in (*map(str, found.skipped), *found.summary(), *difference.lines()):
-    from tirkit.tools.origin import find_tools
         out.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     written = difference and (fresh or update)
     said = "written" if written else "not changed: --update takes it over" if difference else "up to date"

@@ -15,7 +15,6 @@ from tirkit.methods.autotool.refine import Refined
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
 from tirkit.pipeline.sources import (
-    PYTHON_SEARCH,
     SPLITS,
     Sources,
     load_folder,
