@@ -274,6 +274,12 @@ def import_tools(
     ],
     catalogue: Annotated[Path, typer.Option("--out", help="catalogue, JSONL")] = Path("catalogue.jsonl"),
     update: Annotated[bool, typer.Option(help="change a catalogue that differs, instead of only showing how")] = False,
+    server: Annotated[str, typer.Option(help="OpenAPI: the service's address, instead of the document's")] = "",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="sent with every call: 'Authorization: Bearer {MY_TOKEN}' names an environment variable"),
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
 ) -> None:
     """Import Python functions, OpenAPI operations or MCP tools into a catalogue; again: show what was changed since.
 
@@ -281,12 +287,6 @@ def import_tools(
     """
     from tirkit.evaluation.tables import visible
     from tirkit.tools.http_secrets import read_header
-    server: Annotated[str, typer.Option(help="OpenAPI: the service's address, instead of the document's")] = "",
-    header: Annotated[
-        list[str] | None,
-        typer.Option(help="sent with every call: 'Authorization: Bearer {MY_TOKEN}' names an environment variable"),
-    ] = None,
-    env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
     from tirkit.tools.imports import update_catalogue
     from tirkit.tools.origin import find_tools
 

@@ -31,8 +31,8 @@ from tirkit.rollout.policy import RolloutError
 from tirkit.store import RunFolder
 from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
-from tirkit.tools.questions import load_tasks
 from tirkit.tools.origin import functions_digest
+from tirkit.tools.questions import load_tasks
 from tirkit.training.reward_model import check_trl
 from tirkit.types import Mode, Record, Task, Trajectory
 
