@@ -9,7 +9,7 @@ import pytest
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.pipeline.context import Context
-from tirkit.pipeline.sources import load_sources
+from tirkit.pipeline.sources import Sources, load_sources
 from tirkit.store import RunFolder
 from tirkit.types import ToolCall
 
@@ -53,3 +53,17 @@ def test_training_questions_that_resemble_evaluation_questions_are_left_out_and_
     assert "2 training questions are left out" in clean.issues[-1]
     with pytest.raises(ConfigError, match="decontaminate leaves no training question"):
         load_sources(configured(tmp_path, questions[:4], decontaminate=True))
+
+
+@pytest.mark.parametrize("kinds", [(), ("single", "no_tool")])
+def test_another_test_seed_draws_other_test_questions_and_nothing_else(kinds: tuple[str, ...]) -> None:
+    def drawn(seed: int) -> Sources:
+        tasks = {"num_train": 9, "num_validation": 6, "num_test": 30, "test_seed": seed, "kinds": kinds}
+        return load_sources(parse_config({"catalogue": {"num_tools": 16}, "tasks": tasks}, "test"))
+
+    one, other = drawn(0), drawn(1)
+    assert one.tasks["train"] == other.tasks["train"]
+    assert one.tasks["validation"] == other.tasks["validation"]
+    questions = [{task.prompt[0].content for task in sources.tasks["test"]} for sources in (one, other)]
+    assert len(questions[0] & questions[1]) < 3  # remarks are few
+    assert {task.kind for task in one.tasks["test"]} == {task.kind for task in other.tasks["test"]}

@@ -70,6 +70,9 @@ class TasksConfig(Section):
     )
     num_validation: int = Field(default=128, gt=0)
     num_test: int = Field(default=512, gt=0)
+    test_seed: int = Field(
+        default=0, ge=0, description="embedded only: another one draws other test questions, which nobody has looked at"
+    )
     decontaminate: bool = Field(
         default=False, description="leave out training questions that resemble validation or test questions"
     )

@@ -126,8 +126,11 @@ def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
         "validation": tasks.num_validation,
         "test": tasks.num_test,
     }
+    seeds: dict[Split, int] = {"train": 0, "validation": 0, "test": tasks.test_seed}
     asked: Tasks = {
-        split: tuple(world.tasks(split, n, kinds=tasks.kinds)) if tasks.kinds else _mix(world, split, n)
+        split: tuple(world.tasks(split, n, seed=seeds[split], kinds=tasks.kinds))
+        if tasks.kinds
+        else _mix(world, split, n, seeds[split])
         for split, n in sizes.items()
     }
     seen = frozenset(tool.name for tool in world.catalogue if tool.name not in world.held_out)
@@ -135,7 +138,7 @@ def _embedded(num_tools: int, tasks: TasksConfig) -> Sources:
     return Sources(world.catalogue, parts, seen, tuple(said))
 
 
-def _mix(world: World, split: Split, n: int) -> tuple[Task, ...]:
+def _mix(world: World, split: Split, n: int, seed: int) -> tuple[Task, ...]:
     """A third each: questions about seen tools, about unseen ones (in training seen ones again), and without tools."""
     third, other = n // 3, "seen" if split == "train" else "unseen"
     asks: tuple[tuple[int, tuple[TaskKind, ...], ToolChoice, int], ...] = (
@@ -143,7 +146,9 @@ def _mix(world: World, split: Split, n: int) -> tuple[Task, ...]:
         (third, TOOL_KINDS, other, 1),
         (n - 2 * third, OTHER_KINDS, "seen", 2),
     )
-    parts = [world.tasks(split, size, seed=s, kinds=kinds, tools=which) for size, kinds, which, s in asks]
+    parts = [
+        world.tasks(split, size, seed=len(asks) * seed + s, kinds=kinds, tools=which) for size, kinds, which, s in asks
+    ]
     # Taken in turn, so that the first n questions have every kind.
     order = sorted(
         (place / len(part), number, task) for number, part in enumerate(parts) for place, task in enumerate(part)
