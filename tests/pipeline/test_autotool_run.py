@@ -1,8 +1,11 @@
 """AutoTool as stages of a run, small: labels, targets in both modes, refinement that goes on, RL with entropy terms."""
 
+import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,14 +15,16 @@ from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.autotool.label import Attempted
 from tirkit.methods.autotool.refine import Refined, Round
-from tirkit.pipeline import autotool
+from tirkit.methods.autotraj.pairs import Example
+from tirkit.pipeline import autotool, autotraj, reinforce
 from tirkit.pipeline.autotool import RewardRound, entropy_control, mode_labels, refined
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.run import run_stages
-from tirkit.pipeline.train import _in_both_modes, general_rows
+from tirkit.pipeline.train import Facts, _in_both_modes, general_rows
 from tirkit.rollout.policy import RolloutFn, ScriptedPolicy, oracle
 from tirkit.store import RunFolder
 from tirkit.text.control import MODE_TAGS
+from tirkit.training.sft import WeightedRow
 from tirkit.types import Mode, Task, Trajectory, Turn
 
 SECTIONS = {
@@ -197,3 +202,61 @@ def test_an_epoch_asks_every_question_once(whole: RunFolder) -> None:
     pool = sorted(task.id for task in context(whole).rl_pool)
     assert [sorted(ids[start : start + 8]) for start in (0, 8, 16)] == [pool] * 3
     assert all(a.step <= b.step for a, b in pairwise(rounds))
+
+
+def test_fine_tuning_leaves_out_what_is_in_the_other_mode(
+    whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole.root, tmp_path / "run")
+    folder, kinds = RunFolder.read(tmp_path / "run"), list[str]()
+    ctx, targets = context(folder), list(whole.read_records("targets", Trajectory))
+    other: dict[Mode | None, Mode] = {"think": "no_think", "no_think": "think"}
+    both = [(t, t.mode) for t in targets] + [(targets[0], other[targets[0].mode])]
+    examples = [
+        Example(
+            task_id=target.task_id,
+            place=0,
+            source="kept",
+            by="policy",
+            trajectory=target.model_copy(update={"mode": mode}),
+            score=1.0,
+        )
+        for target, mode in both
+    ]
+    folder.write_records("sft_examples", examples)
+
+    def supervise(ctx: Context, loaded: Loaded, stage: str, config: object, rows: Sequence[WeightedRow]) -> Facts:
+        kinds.extend(row.kind for row in rows)
+        return {}
+
+    monkeypatch.setattr(autotraj, "supervise", supervise)
+    assert autotraj.finetune(ctx) == {"in_other_mode": 1}
+    # Four targets, two of each mode, and the same as kept attempts; the fifth attempt is in the other mode.
+    assert Counter(kinds) == {"kept": 4, "target_think": 2, "target_no_think": 2}
+
+
+def test_refinement_asks_every_question_in_every_round_whatever_the_iterations(
+    configured: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = configured(rl={"iterations": 2}), list[int]()
+    run_stages(config, tmp_path / "run", ["prepare"])
+    ctx = context(RunFolder.open(tmp_path / "run", config))
+    ctx.folder.model("finetune").symlink_to(ctx.folder.model("prepare"))
+
+    def train(*parts: object) -> tuple[SimpleNamespace, None]:
+        asked.append(parts[4])  # pyright: ignore
+        return SimpleNamespace(clock=SimpleNamespace(seconds=0.0)), None
+
+    monkeypatch.setattr(reinforce, "_train", train)
+    monkeypatch.setattr(reinforce, "refined", lambda ctx: {})
+    reinforce.refine(ctx)
+    assert asked == [24]  # 3 rounds of 8 questions, 2 a step, 2 steps of the optimiser on each
+
+
+def test_more_questions_for_rl_than_there_are_leave_none_for_supervision(
+    configured: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = configured(tasks={"num_rl": 20})
+    ctx = Context(config, RunFolder.open(tmp_path / "run", config), Progress())
+    assert ctx.sft_tasks == ()
+    assert len(ctx.rl_pool) == 16

@@ -22,7 +22,7 @@ from tirkit.pipeline.train import Facts
 from tirkit.rollout.group import forced, group_requests
 from tirkit.rollout.policy import RolloutFn, ScriptedPolicy
 from tirkit.scoring.match import Verdict, verdict
-from tirkit.training.callbacks import ModeWatch
+from tirkit.training.callbacks import Clock, ModeWatch
 from tirkit.types import Group, Mode, Record, RewardBreakdown
 
 
@@ -136,7 +136,7 @@ def entropy_control(ctx: Context) -> EntropyControl | None:
     return EntropyControl(tuple(terms)) if terms else None
 
 
-def mode_watch(ctx: Context, loaded: Loaded, model: torch.nn.Module) -> ModeWatch:
+def mode_watch(ctx: Context, loaded: Loaded, model: torch.nn.Module, clock: Clock) -> ModeWatch:
     """Asks some validation questions in either mode as training goes, and warns when thinking is unlearnt."""
     config = ctx.config.rl.probe
     tasks = ctx.sources.tasks["validation"][: config.num_tasks]
@@ -144,7 +144,8 @@ def mode_watch(ctx: Context, loaded: Loaded, model: torch.nn.Module) -> ModeWatc
     def accuracy(mode: Mode) -> float:
         model.eval()
         attempt = ctx.rollout(loaded.renderer, ctx.policy(loaded, ctx.config.rl.temperature, model))  # pyright: ignore
-        attempts = attempt(forced(group_requests(tasks, 1, ctx.config.seed), mode))
+        with clock.paused():
+            attempts = attempt(forced(group_requests(tasks, 1, ctx.config.seed), mode))
         right = [verdict(t, task) is Verdict.RIGHT for t, task in zip(attempts, tasks, strict=True)]
         return sum(right) / len(right)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from transformers import TrainerCallback
 
 from tirkit.config import ConfigError
 from tirkit.pipeline.autotool import entropy_control, keep_round, mode_watch, refined
@@ -81,9 +80,6 @@ def _train(
         raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
     args.per_device_train_batch_size = config.batch_size // args.world_size
     rollout, reward = _reward(ctx, loaded, ctx.rollout(loaded.renderer, policy))
-    callbacks: list[TrainerCallback] = [ProgressCallback(shown(ctx.progress.stage(stage)))]
-    if config.probe.every and stage == "rl":
-        callbacks.append(mode_watch(ctx, loaded, model))
     trainer = RLTrainer(
         model,
         args,
@@ -92,9 +88,11 @@ def _train(
         rollout,
         reward,
         pad_id=loaded.pad_id,
-        callbacks=callbacks,
+        callbacks=[ProgressCallback(shown(ctx.progress.stage(stage)))],
         on_group=on_group,
     )
+    if config.probe.every and stage == "rl":
+        trainer.add_callback(mode_watch(ctx, loaded, model, trainer.clock))
     trainer.train(resume_from_checkpoint=True)
     return trainer, ctx.merged(loaded, model)
 

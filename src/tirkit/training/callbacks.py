@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -29,16 +30,18 @@ class Clock(TrainerCallback, ExportableState):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far; what ran under `pause` is not counted."""
+        """Seconds of training so far; what ran under `paused` is not counted."""
         return self._before + (time.monotonic() - self._started if self._started is not None else 0.0)
 
-    def pause(self) -> None:
-        """Stop counting until `resume`."""
-        self._before, self._started = self.seconds, None
-
-    def resume(self) -> None:
-        """Count (again)."""
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Measuring is not training: nothing is counted meanwhile."""
+        self._stop()
+        yield
         self._started = time.monotonic()
+
+    def _stop(self) -> None:
+        self._before, self._started = self.seconds, None
 
     def progress(self, step: float, total: int) -> float:
         """Share of the run that is over, in [0, 1], by steps or by seconds, whichever is further."""
@@ -59,7 +62,7 @@ class Clock(TrainerCallback, ExportableState):
         states = cast(dict[str, Any], state.stateful_callbacks)
         saved = states.setdefault(type(self).__name__, self.state())["attributes"]
         self._before, self.num_tokens = saved["seconds"], saved["num_tokens"]
-        self.resume()
+        self._started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the run when its time is over, with a last log line."""
@@ -68,7 +71,7 @@ class Clock(TrainerCallback, ExportableState):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop counting."""
-        self.pause()
+        self._stop()
 
 
 class ModeState(TrainerCallback, ExportableState):

@@ -100,6 +100,8 @@ def cut_trees(rows: Sequence[AnyRow], max_tokens: int) -> list[list[AnyRow]]:
     order, shared = zip(*_depth_first(sequences), strict=True) if rows else ((), ())
     new = [len(sequences[r]) - s for r, s in zip(order, shared, strict=True)]
     before = [0, *accumulate(new)]
+    if rows and before[-1] <= max_tokens:  # a cut computes shared tokens twice: none is better
+        return [[rows[r] for r in order]]
     pieces = _cut(len(rows), max_tokens, lambda start, end: shared[start] + before[end] - before[start])
     return [[rows[r] for r in order[piece]] for piece in pieces]
 

@@ -236,11 +236,15 @@ class _Validation(TrainerCallback):
             self._run(state.global_step)
 
     def _run(self, step: int) -> None:
+        with self.trainer.clock.paused():
+            metrics = self._measured(step)
+        self.trainer.log({f"validate_{name}": value for name, value in metrics.items()})
+
+    def _measured(self, step: int) -> Mapping[str, float]:
         model = self.trainer.policy
-        self.trainer.clock.pause()
         model.eval()
         with torch.no_grad():
-            metrics = dict(self.validate(model))
+            metrics = self.validate(model)
         model.train()
         if self.trainer.settings.keep_best:
             if "score" not in metrics:
@@ -251,8 +255,7 @@ class _Validation(TrainerCallback):
                 with writing_to(self.best_file):
                     torch.save({"score": metrics["score"], "step": step, "weights": model.state_dict()}, part)
                     part.replace(self.best_file)
-        self.trainer.clock.resume()
-        self.trainer.log({f"validate_{name}": value for name, value in metrics.items()})
+        return metrics
 
 
 def train_sft(
