@@ -5,7 +5,7 @@ from rich.segment import Segment
 
 from tirkit.evaluation.metrics import Item
 from tirkit.evaluation.run import EvaluationResult
-from tirkit.evaluation.terminal import Progress, arms_table, render_trajectory
+from tirkit.evaluation.terminal import Progress, arms_table, render_trajectory, think_table
 from tirkit.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
 
 SPANS = [("[bold]Oslo?[/bold]", "prompt"), ("<<get_weather>>", "trained"), ('{"t": "\x1b[2J21"}', "masked")]
@@ -52,6 +52,25 @@ def test_table_of_arms() -> None:
     for part in ("m[0]", "75.0 ± 25.0", "6,800", "One seed (4)"):
         assert part in text
     assert "unseen" not in text  # a column without values is left out
+
+
+def test_table_of_thinking_by_kind_of_question() -> None:
+    def items(rates: dict[str, float | None]) -> tuple[Item, ...]:
+        return tuple(
+            Item(task_id=kind, kind=kind, metrics={"success": 1.0, "think_rate": rate}, stop=StopReason.ANSWERED)
+            for kind, rate in rates.items()
+        )
+
+    plain = EvaluationResult(arm="plain", seed=0, items=items({"sum": None}), seconds=1.0)
+    modes = EvaluationResult(arm="modes", seed=0, items=items({"sum": 1.0, "remark": 0.0}), seconds=1.0)
+    forced = EvaluationResult(arm="made", stage="rl, forced think", seed=0, items=items({"sum": 1.0}), seconds=1.0)
+    out = Console(width=100, file=io.StringIO())
+    out.print(think_table([plain, modes, forced]))
+    lines = [line.split() for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["arm", "remark", "sum"] in lines
+    assert ["modes", "0.0", "100.0"] in lines
+    assert not [line for line in lines if line and line[0] in ("plain", "made")]
+    assert think_table([plain]) == ""
 
 
 def test_progress_without_a_terminal_prints_now_and_then() -> None:

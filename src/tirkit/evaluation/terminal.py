@@ -15,10 +15,13 @@ from rich.text import Text
 from tirkit.evaluation.run import EvaluationResult, ProgressFn
 from tirkit.evaluation.tables import (
     LEGEND,
+    ArmRow,
+    Column,
     arm_rows,
     columns_with_values,
     differences,
     duration,
+    group_columns,
     seeds_note,
     visible,
 )
@@ -52,16 +55,28 @@ def render_trajectory(
 def arms_table(results: Sequence[EvaluationResult], title: str = "") -> RenderableType:
     """Method against baselines: accuracy ± standard error over items, tokens, seconds."""
     rows = arm_rows(results)
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     wide = {"reply_tokens", "output_tokens"}  # left to the report: 80 columns are few
     columns = [column for column in columns_with_values(rows) if column.key not in wide]
+    return Group(_grid(rows, columns, title), Text(seeds_note(results), "dim"))
+
+
+def think_table(results: Sequence[EvaluationResult]) -> RenderableType:
+    """How often each arm thinks, by kind of question; empty where no arm has modes. Forced modes are left out."""
+    free = [result for result in results if "forced" not in result.stage]
+    columns = [column for column in group_columns(free, "think_rate") if column.key.startswith("kind: ")]
+    rows = [row for row in arm_rows(free, columns) if any(row.estimates.values())]
+    return _grid(rows, columns, "Thinks in % of attempts, by kind of question") if rows else ""
+
+
+def _grid(rows: Sequence[ArmRow], columns: Sequence[Column], title: str) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     table.add_column("arm", overflow="fold", min_width=14)
     for column in columns:  # heads wrap, numbers do not
         texts = (*column.head.split(" "), *(row.cells[column.key] for row in rows))
         table.add_column(column.head, justify="right", width=max(map(len, texts)))
     for row in rows:
         table.add_row(Text(row.arm), *(row.cells[column.key] for column in columns))
-    return Group(table, Text(seeds_note(results), "dim"))
+    return table
 
 
 def difference_lines(results: Sequence[EvaluationResult]) -> str:

@@ -17,7 +17,7 @@ from tirkit.config import ConfigError, RunConfig, arm_names, load_config
 from tirkit.evaluation.metrics import summarise
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.tables import differences
-from tirkit.evaluation.terminal import arms_table, difference_lines, duration
+from tirkit.evaluation.terminal import arms_table, difference_lines, duration, think_table
 from tirkit.pipeline.branch import shared_stages
 from tirkit.pipeline.context import STAGE_ORDER
 from tirkit.pipeline.report import report_runs, results_of
@@ -90,7 +90,9 @@ def _report(console: Console, folders: Sequence[Path], out: Path) -> None:
     write_atomic(out / "summary.json", summary(folders))
     results = results_of(folders)
     console.print(arms_table(results))
-    console.print(difference_lines(results), highlight=False, soft_wrap=True)
+    for part in (difference_lines(results), think_table(results)):
+        if part:
+            console.print(part, highlight=False, soft_wrap=True)
 
 
 def _next_steps(config: Path, folder: Path) -> str:
