@@ -306,6 +306,26 @@ def import_tools(
     raise typer.Exit(1 if found.skipped or (difference and not written) else 0)
 
 
+@tools_app.command("add")
+def add_tools(
+    run_folder: Annotated[Path, typer.Argument(help="a finished run", show_default=False)],
+    catalogue: Annotated[str, typer.Argument(help="new and changed tools, or all of them", show_default=False)],
+    overrides: Overrides = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="run folder to make; again: goes on")] = Path("runs/grown"),
+    remove: Annotated[bool, typer.Option(help="remove the tools that the catalogue lacks")] = False,
+    questions: Annotated[str, typer.Option(help="test questions about the new tools")] = "",
+) -> None:
+    """Add tools to a finished run: new vocabulary rows and a small LoRA, old tools replayed; the result is a run.
+
+    A tool that was changed keeps its token and is learned again; the token of a removed one is never given away.
+    """
+    from tirkit.pipeline.grow import grown_config, growth_table
+    from tirkit.pipeline.run import run_stages
+
+    run_stages(grown_config(run_folder, catalogue, overrides or (), remove, questions), out_folder)
+    out.print(growth_table(out_folder))
+
+
 def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 

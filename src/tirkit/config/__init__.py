@@ -6,7 +6,7 @@ named *arms*: sets of overrides that turn it into a baseline or an ablation.
 """
 
 from tirkit.config.autotraj import QualityConfig, RepairConfig
-from tirkit.config.load import arm_names, differences, load_config, parse_config
+from tirkit.config.load import arm_names, differences, load_config, override, parse_config
 from tirkit.config.run import RunConfig
 from tirkit.config.sections import (
     CatalogueConfig,
@@ -34,5 +34,6 @@ __all__ = [
     "arm_names",
     "differences",
     "load_config",
+    "override",
     "parse_config",
 ]

@@ -3,6 +3,20 @@
 from tirkit.config.run import RunConfig
 from tirkit.config.sections import ConfigError
 
+TRAINING = (
+    "internalise",
+    "synthesise",
+    "warmup",
+    "label",
+    "candidates",
+    "repair",
+    "pairs",
+    "finetune",
+    "reward_model",
+    "refine",
+    "rl",
+)
+
 
 def check(config: RunConfig, origin: str) -> None:
     """Raises `ConfigError` with every reason; `origin` (a file name) begins it."""
@@ -68,6 +82,14 @@ def _stages(config: RunConfig) -> list[str]:
             "repair by an endpoint knows no modes: set rollout.modes = false",
         ),
         (config.refine.enabled and not config.rl.enabled, "refine.enabled needs rl.enabled = true"),
+        (
+            config.grow.enabled and any(getattr(config, stage).enabled for stage in TRAINING),
+            f"grow.enabled adds tools to a finished run, which is trained no further: disable {', '.join(TRAINING)}",
+        ),
+        (
+            config.grow.enabled and config.grow.replay + config.grow.attempts >= 1,
+            "grow.replay and grow.attempts leave no row for the new tools: their sum must be below 1",
+        ),
         (
             p.enabled and p.repairs != "none" and not config.repair.enabled,
             f'pairs.repairs = "{p.repairs}" needs repair.enabled = true; without repairs set it to "none"',

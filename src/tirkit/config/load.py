@@ -26,12 +26,17 @@ def load_config(path: Path, overrides: Sequence[str] = (), arm: str = "") -> Run
         for key, value in arms[arm].items():
             _assign(data, key, value)
         data["name"] = arm
-    for override in overrides:
-        key, equals, value = override.partition("=")
+    return parse_config(override(data, overrides), str(path))
+
+
+def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """`data` with each `section.key=value` set in it. Raises `ConfigError` for one of another form."""
+    for setting in settings:
+        key, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"override {override!r}: expected section.key=value")
+            raise ConfigError(f"override {setting!r}: expected section.key=value")
         _assign(data, key.strip(), _toml_value(value.strip()))
-    return parse_config(data, str(path))
+    return data
 
 
 def arm_names(path: Path) -> list[str]:

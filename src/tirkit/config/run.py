@@ -14,6 +14,7 @@ from tirkit.config.autotraj import (
 from tirkit.config.sections import (
     CatalogueConfig,
     EvaluateConfig,
+    GrowConfig,
     InternaliseConfig,
     ModelConfig,
     RLConfig,
@@ -45,6 +46,7 @@ class RunConfig(Section):
     reward_model: RewardModelConfig = RewardModelConfig()
     refine: RefineConfig = RefineConfig()
     rl: RLConfig = RLConfig()
+    grow: GrowConfig = GrowConfig()
     rollout: RolloutConfig = RolloutConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 

@@ -187,6 +187,19 @@ class ProbeConfig(Section):
     num_tasks: int = Field(default=32, gt=0)
 
 
+class GrowConfig(WarmupConfig):
+    """Tools added later: new rows and LoRA factors, trained on phase 1 of what is new, with old tools replayed."""
+
+    enabled: bool = False
+    run: str = Field(default="", description="folder of the finished run; catalogue.path is then the new catalogue")
+    remove: bool = Field(default=False, description="tools that the new catalogue lacks are removed; else they stay")
+    questions: str = Field(default="", description="file of test questions about the new tools")
+    steps: int = Field(default=200, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
+    replay: float = Field(default=0.4, ge=0, lt=1, description="share of rows from documents of kept tools")
+    attempts: float = Field(default=0.2, ge=0, lt=1, description="share of rows that the run's phase 2 was trained on")
+
+
 class RLConfig(TrainConfig):
     """GRPO: TInR-U's phase 3, AutoTraj's stage 2, AutoTool's objective."""
 

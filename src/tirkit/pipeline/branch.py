@@ -22,7 +22,7 @@ FIRST_READER = {  # section of a config → the first stage that reads it; all o
     "rl": "refine",
 }
 RECORDS: dict[str, tuple[str, ...]] = {  # beside validation_STAGE and knowledge_STAGE
-    "prepare": ("catalogue", *(f"tasks_{split}" for split in SPLITS)),
+    "prepare": ("catalogue", *(f"tasks_{split}" for split in SPLITS), "growth", "attempts"),
     "synthesise": ("synthesis_chunks", "synthesis"),
     "label": ("attempted", "targets"),
     "candidates": ("candidates", "tasks_candidates"),

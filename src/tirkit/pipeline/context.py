@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tirkit.config import RunConfig
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.autotool.refine import Refined
+from tirkit.methods.tinr.grow import Grown
 from tirkit.methods.tinr.think import candidates
 from tirkit.methods.tinr.tokens import add_lora
 from tirkit.pipeline.sources import (
@@ -51,11 +52,12 @@ STAGE_ORDER = (
     "reward_model",
     "refine",
     "rl",
+    "grow",
     "evaluate",
     "report",
 )
 WORKERS = 16  # real tool calls at a time
-MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl")  # those that leave a model of tasks
+MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl", "grow")  # those that leave a model of tasks
 
 
 @dataclass
@@ -80,6 +82,15 @@ def constraints(kind: str, loaded: Loaded, dialect: Dialect, tools: Sequence[Too
     if kind in ("calls", "both"):
         parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, dialect, tools))
     return parts
+
+
+def run_index(folder: RunFolder, config: RunConfig, tools: Sequence[ToolSchema]) -> ToolIndex | None:
+    """How a run writes its `tools`: as their catalogue says, or, where tools were added later, as they came to be."""
+    kind = config.catalogue.indexing
+    if kind == "none":
+        return None
+    grown = next(folder.read_records("growth", Grown), None)
+    return build_index(tools, kind) if grown is None else grown.index(kind)
 
 
 class Context:
@@ -108,8 +119,7 @@ class Context:
     @cached_property
     def index(self) -> ToolIndex | None:
         """How tools are written; None where they are not internalised."""
-        kind = self.config.catalogue.indexing
-        return None if kind == "none" else build_index(self.sources.tools, kind)
+        return run_index(self.folder, self.config, self.sources.tools)
 
     @cached_property
     def dialect(self) -> Dialect:

@@ -12,10 +12,9 @@ from tirkit.evaluation.preference import PairReport
 from tirkit.evaluation.report import Example, ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import EMPTY, duration, percent
-from tirkit.pipeline.context import MODEL_STAGES, STAGE_ORDER
+from tirkit.pipeline.context import MODEL_STAGES, STAGE_ORDER, run_index
 from tirkit.pipeline.sources import load_tokenizer
 from tirkit.store import RunFolder, StageMark
-from tirkit.text.index import build_index
 from tirkit.text.masks import coloured, token_row
 from tirkit.text.render import Renderer
 from tirkit.types import ToolSchema, Trajectory
@@ -150,6 +149,7 @@ def _panels(runs: Sequence[RunFolder]) -> Iterable[Panel]:
         ("internalise", "loss_recall", "recall loss"),
         ("warmup", "loss", "loss"),
         ("finetune", "loss", "loss"),
+        ("grow", "loss", "loss"),
         ("reward_model", "loss", "ranking loss"),
         ("rl", "reward", "reward"),
         ("rl", "reward/outcome", "outcome"),
@@ -213,8 +213,7 @@ def _examples(run: RunFolder) -> Iterable[Example]:
         return
     tokenizer = load_tokenizer(run.model(stage))
     tools = tuple(run.read_records("catalogue", ToolSchema))
-    kind = run.manifest.config.catalogue.indexing
-    renderer = Renderer(tokenizer, None if kind == "none" else build_index(tools, kind))
+    renderer = Renderer(tokenizer, run_index(run, run.manifest.config, tools))
     attempts = [t for t in run.read_records(f"test_{stage}", Trajectory) if t.turns]
     longest = sorted(attempts, key=lambda t: -len(t.turns))[:1]
     for trajectory in [*longest, *attempts[:1]]:

@@ -19,6 +19,7 @@ from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline.autotool import label
 from tirkit.pipeline.autotraj import candidates, finetune, pairs, repair, reward_model
 from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
+from tirkit.pipeline.grow import grow, novelty_facts, prepare_grown
 from tirkit.pipeline.policies import check_key, make_teacher
 from tirkit.pipeline.reinforce import refine, reinforce
 from tirkit.pipeline.report import report_runs
@@ -49,6 +50,8 @@ class SynthesisChunk(Record):
 
 def prepare(ctx: Context) -> Facts:
     """Load tools and questions, name what is wrong with them, grow the vocabulary by the tool tokens."""
+    if ctx.config.grow.enabled:
+        return prepare_grown(ctx)
     sources = ctx.sources
     for issue in sources.issues:
         ctx.progress.say(issue)
@@ -155,14 +158,14 @@ def test(ctx: Context) -> Facts:
         for group in ("all", "seen", "unseen"):
             if (success := result.estimate("success", group)) is not None:
                 facts[f"{result.stage}_success_{group}"] = success.mean
-    return facts
+    return facts | novelty_facts(ctx, results)
 
 
 def models_to_ask(ctx: Context) -> list[str]:
-    """Stages: the last one that left a model, and those before fine-tuning and RL, so that their part can be told."""
+    """Stages: the last one that left a model, and those before fine-tuning, RL and growing, to tell what these did."""
     rl = ctx.folder.mark("rl")
     skipped = rl is not None and bool(rl.facts.get("skipped"))
-    steps = [stage for stage in ("finetune", "rl") if ctx.enabled(stage) and not (stage == "rl" and skipped)]
+    steps = [stage for stage in ("finetune", "rl", "grow") if ctx.enabled(stage) and not (stage == "rl" and skipped)]
     last = ctx.stage_before("rl" if skipped else "evaluate")
     return list(dict.fromkeys([*map(ctx.stage_before, steps), last]))
 
@@ -202,6 +205,7 @@ STAGES: dict[str, Callable[[Context], Facts]] = {
     "reward_model": reward_model,
     "refine": refine,
     "rl": reinforce,
+    "grow": grow,
     "evaluate": test,
     "report": report,
 }

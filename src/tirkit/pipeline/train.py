@@ -22,7 +22,7 @@ from tirkit.rollout.loop import stable_seed
 from tirkit.text.control import THINK_OPEN
 from tirkit.training.callbacks import ProgressCallback
 from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
-from tirkit.types import Task, Trajectory
+from tirkit.types import Task, ToolSchema, Trajectory
 
 Facts = dict[str, JsonValue]
 SHOWN = (
@@ -54,12 +54,7 @@ def warmup(ctx: Context) -> Facts:
     """TInR-U phase 2: the teacher's kept trajectories, with some of phase 1 replayed among them."""
     config = ctx.config.warmup
     loaded = ctx.load(ctx.stage_before("warmup"))
-    tasks = {task.id: task for task in ctx.sft_tasks}
-    kept = list(ctx.folder.read_records("synthesis", Trajectory))
-    rows = [
-        WeightedRow(ctx.row(loaded.renderer, _in_both_modes(ctx, t), tasks[t.task_id]), kind="warmup", spares=True)
-        for t in kept
-    ]
+    rows = attempt_rows(ctx, loaded, ctx.folder.read_records("synthesis", Trajectory))
     if not ctx.enabled("synthesise"):
         rows = use_rows(ctx, loaded, ctx.sft_tasks)
     if not rows:
@@ -68,6 +63,15 @@ def warmup(ctx: Context) -> Facts:
             "the run folder counts the reasons"
         )
     return supervise(ctx, loaded, "warmup", config, rows)
+
+
+def attempt_rows(ctx: Context, loaded: Loaded, attempts: Iterable[Trajectory]) -> list[WeightedRow]:
+    """A teacher's attempts at training questions; they spare the tokens of tools that no question uses."""
+    tasks, spared, rows = {task.id: task for task in ctx.train_tasks}, set(unseen_ids(ctx, loaded)), list[WeightedRow]()
+    for attempt in attempts:
+        row = ctx.row(loaded.renderer, _in_both_modes(ctx, attempt), tasks[attempt.task_id])
+        rows.append(WeightedRow(row, kind="warmup", spares=spared.isdisjoint(row.completion_ids)))
+    return rows
 
 
 def supervise(ctx: Context, loaded: Loaded, stage: str, config: WarmupConfig, rows: Sequence[WeightedRow]) -> Facts:
@@ -81,12 +85,17 @@ def supervise(ctx: Context, loaded: Loaded, stage: str, config: WarmupConfig, ro
 
 def alignment_rows(ctx: Context, loaded: Loaded) -> list[WeightedRow]:
     """Document-derived rows of phase 1, without those whose weight is 0."""
+    settings = corpus_settings(ctx)
+    examples = alignment_corpus(ctx.sources.tools, ctx.dialect, settings, ctx.config.seed)
+    return weighted_rows(ctx, loaded, examples, loss_weights(settings))
+
+
+def corpus_settings(ctx: Context) -> CorpusSettings:
+    """What phase 1 is made of, by the run's config."""
     c = ctx.config.internalise
-    settings = CorpusSettings(
+    return CorpusSettings(
         c.alpha, c.beta, names_in_documents=c.document_name, **c.corpus.model_dump(exclude={"questions"})
     )
-    examples = alignment_corpus(ctx.sources.tools, ctx.dialect, settings, ctx.config.seed)
-    return _weighted(ctx, loaded, examples, loss_weights(settings))
 
 
 def use_tasks(ctx: Context) -> list[Task]:
@@ -100,7 +109,7 @@ def use_rows(ctx: Context, loaded: Loaded, tasks: Sequence[Task]) -> list[Weight
     if not beta:
         return []
     examples = use(tasks, loaded.renderer, ctx.plain_dialect, ctx.tools, ctx.toolbox, ctx.rollout_settings)
-    return _weighted(ctx, loaded, examples, {"use": beta})
+    return weighted_rows(ctx, loaded, examples, {"use": beta})
 
 
 def general_rows(ctx: Context, loaded: Loaded, config: SupervisedConfig, others: int) -> list[WeightedRow]:
@@ -115,9 +124,10 @@ def general_rows(ctx: Context, loaded: Loaded, config: SupervisedConfig, others:
     return [WeightedRow(ctx.row(loaded.renderer, _tagged(ctx, sample)), kind="general") for sample in samples]
 
 
-def _weighted(
+def weighted_rows(
     ctx: Context, loaded: Loaded, examples: Iterable[Example], weights: Mapping[Weight, float]
 ) -> list[WeightedRow]:
+    """Phase 1's examples as rows, without those whose weight is 0."""
     return [
         WeightedRow(
             ctx.row(loaded.renderer, e.trajectory if e.kind in ("memorise", "recall") else _tagged(ctx, e.trajectory)),
@@ -236,11 +246,11 @@ def general_skills(ctx: Context, loaded: Loaded) -> Facts:
     return {"general": dict[str, JsonValue](skills)}
 
 
-def remembered(ctx: Context, loaded: Loaded, stage: str) -> KnowledgeResult:
-    """Memorise and recall of the catalogue, or of every n-th tool of it where it is large."""
-    limit = ctx.config.evaluate.knowledge_items or len(ctx.sources.tools)
-    stride = -(-len(ctx.sources.tools) // limit)
-    tools = ctx.sources.tools[::stride]
+def remembered(ctx: Context, loaded: Loaded, stage: str, tools: Sequence[ToolSchema] | None = None) -> KnowledgeResult:
+    """Memorise and recall of the catalogue (or of `tools`), or of every n-th tool of it where it is large."""
+    tools = ctx.sources.tools if tools is None else tools
+    limit = ctx.config.evaluate.knowledge_items or len(tools)
+    tools = tools[:: max(1, -(-len(tools) // limit))]
     policy, names = ctx.policy(loaded, 0.0), ctx.config.internalise.document_name
     show = ctx.progress.stage(f"{stage}: recall")
     known: list[Knowledge] = []

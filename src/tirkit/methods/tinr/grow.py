@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tirkit.methods.tinr.corpus import CorpusSettings, Example, alignment_corpus
 from tirkit.rollout.loop import stable_seed
 from tirkit.text.dialects import Dialect
-from tirkit.text.index import ToolIndex, build_index
-from tirkit.types import ToolSchema
+from tirkit.text.index import IndexKind, ToolIndex, build_index
+from tirkit.types import Record, ToolSchema
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,34 @@ def _free(surface: str, taken: Collection[str]) -> str:
         count += 1
         unique = f"{text}_{count}{end}"
     return unique
+
+
+class Grown(Record):
+    """What became of a run's catalogue: how every tool is written now, tokens that are no tool's any more, and the
+    names of the tools that were added, changed and removed when it last grew.
+    """
+
+    surfaces: tuple[tuple[str, str], ...]
+    retired: tuple[str, ...]
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """The added and changed tools."""
+        return frozenset((*self.added, *self.changed))
+
+    def index(self, kind: IndexKind) -> ToolIndex:
+        """How the tools are written."""
+        return ToolIndex(kind, self.surfaces, tuple(text for _, text in self.surfaces) if kind == "atomic" else ())
+
+
+def extended(old: Sequence[ToolSchema], new: Sequence[ToolSchema], remove: bool) -> tuple[ToolSchema, ...]:
+    """The catalogue `old` with what `new` says of its tools and adds; `remove`: without what `new` lacks."""
+    now = {tool.name: tool for tool in new}
+    kept = [now.pop(tool.name, tool) for tool in old if not remove or tool.name in now]
+    return (*kept, *now.values())
 
 
 def trained_tokens(index: ToolIndex, change: CatalogueChange) -> tuple[str, ...]:
