@@ -84,12 +84,14 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=0, help="first so many questions; so many cases a category; 0 = all")] = 0,
     benchmark: Annotated[str, typer.Option(help="public benchmarks instead of questions, comma-separated")] = "",
     data: Annotated[Path, typer.Option(help="folder of the benchmarks' data")] = Path("data"),
-    documents: Annotated[
-        str, typer.Option(help="benchmarks: all, pool, retrieve, none; empty: the run's own")
-    ] = "",
+    documents: Annotated[str, typer.Option(help="benchmarks: all, pool, retrieve, none; empty: the run's own")] = "",
     categories: Annotated[str, typer.Option(help="benchmarks: only these, comma-separated")] = "",
     official: Annotated[bool, typer.Option(help="benchmarks: the authors' scorer decides, where there is one")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="benchmarks: tokens of one turn")] = 512,
+    robustness: Annotated[
+        str, typer.Option(help="benchmarks: also masked, renamed, distractors, paraphrased, poisoned; or every")
+    ] = "",
+    paraphrases: Annotated[Path | None, typer.Option(help="JSON, {description: paraphrase}; else by rule")] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="benchmarks: records; again: goes on")] = None,
     model: Annotated[str, typer.Option(help="benchmarks: an endpoint's model, key in OPENAI_API_KEY")] = "",
     base_url: Annotated[str, typer.Option(help="the endpoint's address; OpenAI's if empty")] = "",
@@ -106,7 +108,9 @@ def evaluate(
     if (run_folder is None) == (not model) or (model and not benchmark):
         raise UserError("give either a run folder, or --model NAME with --benchmark NAMES")
     names, kinds = _listed(benchmark), _listed(categories)
-    options = BenchmarkOptions(names, data, documents, limit, kinds, official, max_new_tokens, out_folder)
+    options = BenchmarkOptions(
+        names, data, documents, limit, kinds, official, max_new_tokens, out_folder, _listed(robustness), paraphrases
+    )
     if run_folder is None:
         shown = benchmark_endpoint(Endpoint(model, base_url, concurrency, tokenizer), options)
     elif names:
@@ -140,17 +144,21 @@ def report(
     folders: Annotated[
         list[Path], typer.Argument(help="runs, or evaluations; the first holds the report", show_default=False)
     ],
+    inspect_logs: Annotated[bool, typer.Option(help="evaluations: also as logs of inspect-ai")] = False,
 ) -> None:
     """Write the HTML report of one run, or of several side by side; or of evaluations by `eval --benchmark`.
 
     Two evaluations are compared case by case: paired intervals, a sign test, which cases changed side.
     """
     from tirkit.evaluation.benchmarks.folder import is_evaluation
+    from tirkit.evaluation.benchmarks.inspect_log import write_inspect_logs
     from tirkit.evaluation.benchmarks.report import report_evaluations
     from tirkit.pipeline.report import report_runs
 
     write = report_evaluations if is_evaluation(folders[0]) else report_runs
     out.print(f"report: {write(folders, folders[0] / 'report')}")
+    for path in (path for folder in folders for path in write_inspect_logs(folder)) if inspect_logs else ():
+        out.print(f"log: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

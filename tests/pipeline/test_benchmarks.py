@@ -153,3 +153,17 @@ def test_what_is_shared_with_training_is_said(run: Path, tmp_path: Path) -> None
 def test_data_that_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"no data of metatool at .*; get https://"):
         raise tirkit("eval", run, "--benchmark", "metatool", "--data", tmp_path).exception or AssertionError
+
+
+def test_changes_are_run_besides_and_told_as_deltas(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "policy", play)
+    command = ("eval", run, "--benchmark", "metatool", "--data", DATA, "--documents", "all", "--out", tmp_path)
+    text = said(*command, "--robustness", "every")
+    # Nothing is executed, and the pool is whole: neither poison nor distractors apply.
+    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| metatool |")]
+    assert rows == ["2", "masked", "renamed", "paraphrased"]
+    assert text.count("| +0.0 | +0.0 … +0.0 | 0 / 0 | 1 | – |") == 3
+    assert (tmp_path / "masked" / "records" / "metatool.jsonl").exists()
+    assert said("report", tmp_path, tmp_path / "masked").startswith("report: ")
+    assert "documents: all, masked" in (tmp_path / "report" / "index.html").read_text()
+    assert "--robustness 'nope': give some of masked, " in error(*command, "--robustness", "nope")

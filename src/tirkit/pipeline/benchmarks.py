@@ -9,10 +9,12 @@ from typing import get_args
 from tirkit.config import ConfigError, EndpointSection, RunConfig
 from tirkit.embedded.model import load_base
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case
+from tirkit.evaluation.benchmarks.changes import KINDS, Kind, applies
 from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, Documents, Outcome
 from tirkit.evaluation.benchmarks.overlap import Overlap, overlap
 from tirkit.evaluation.benchmarks.registry import BENCHMARKS, benchmark
 from tirkit.evaluation.benchmarks.report import report_evaluations
+from tirkit.evaluation.benchmarks.robustness import robustness_table
 from tirkit.evaluation.benchmarks.runner import Asking, run_benchmarks
 from tirkit.evaluation.benchmarks.show import categories_table, outcomes_table
 from tirkit.evaluation.terminal import Progress
@@ -48,6 +50,7 @@ class BenchmarkOptions:
 
     documents: see `BenchmarkSetting`; "" = as the run was trained, "all" for an endpoint. limit: cases a category.
     out: folder that is gone on with; None = a folder of its own within the run's, or within runs/benchmarks.
+    changes: ways to ask otherwise, each run besides; paraphrases: see `make_change`.
     """
 
     names: Sequence[str]
@@ -58,6 +61,8 @@ class BenchmarkOptions:
     official: bool = False
     max_new_tokens: int = 512
     out: Path | None = None
+    changes: Sequence[str] = ()
+    paraphrases: Path | None = None
 
 
 def benchmark_run(root: Path, stage: str, options: BenchmarkOptions) -> str:
@@ -106,6 +111,7 @@ def benchmark_endpoint(endpoint: Endpoint, options: BenchmarkOptions) -> str:
 
 
 def _chosen(options: BenchmarkOptions) -> list[Benchmark]:
+    _kinds(options)
     chosen = [benchmark(name) for name in dict.fromkeys(options.names)]
     known = [category for one in chosen for category in one.categories]
     if unknown := [category for category in options.categories if category not in known]:
@@ -148,10 +154,38 @@ def _run(
     progress.say(f"{setting.arm}: {out}")
     with progress:
         outcomes = run_benchmarks(asking, chosen, options.data, out, setting)
+        changed: dict[Kind, list[Outcome]] = {
+            kind: _changed(asking, chosen, options, setting, kind, out) for kind in _kinds(options)
+        }
     text = _tables(outcomes)
+    if changed:
+        text = f"{text}\n\n**robustness**\n\n{robustness_table(outcomes, changed)}"
     write_atomic(out / TABLE, f"{text}\n")
     progress.say(f"report: {report_evaluations([out], out / 'report')}")
     return text
+
+
+def _kinds(options: BenchmarkOptions) -> list[Kind]:
+    """The changes asked for. ConfigError for one there is not."""
+    names = KINDS if "every" in options.changes else options.changes
+    if unknown := [name for name in names if name not in KINDS]:
+        raise ConfigError(f"--robustness {unknown[0]!r}: give some of {', '.join(KINDS)}, or every")
+    return [kind for kind in KINDS if kind in names]
+
+
+def _changed(
+    asking: Asking,
+    chosen: Sequence[Benchmark],
+    options: BenchmarkOptions,
+    setting: BenchmarkSetting,
+    kind: Kind,
+    out: Path,
+) -> list[Outcome]:
+    """The outcomes of one change, in a folder of its own, for the benchmarks that it applies to."""
+    paraphrases = str(options.paraphrases) if kind == "paraphrased" and options.paraphrases else ""
+    changed = setting.model_copy(update={"change": kind, "paraphrases": paraphrases})
+    fitting = [one for one in chosen if applies(kind, one, setting.documents)]
+    return run_benchmarks(asking, fitting, options.data, out / kind, changed)
 
 
 def _tables(outcomes: Sequence[Outcome]) -> str:

@@ -227,4 +227,5 @@ ACEBENCH = Benchmark(
     read=read,
     score=score,
     totals=totals,
+    names_in_replies=True,
 )

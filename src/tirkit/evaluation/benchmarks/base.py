@@ -102,7 +102,8 @@ class Benchmark:
     official: makes the authors' scorer, BenchmarkError where it is not installed; `official_name` says which it is.
     totals: the leaderboard's aggregates, in [0, 1], None where nothing that was run enters. toolbox: runs the calls of
     cases that execute them. play: makes the attempt where it takes more than one rollout (a user who speaks again,
-    tools with a state); the rollouts are asked for one by one.
+    tools with a state); the rollouts are asked for one by one. names_in_replies: right replies name tools and
+    parameters. shared_tools: cases bring no tools, all of the benchmark's are theirs.
     """
 
     name: str
@@ -117,6 +118,8 @@ class Benchmark:
     totals: Callable[[Sequence[CaseResult]], Totals] = lambda results: {"mean": mean(results)}
     toolbox: Callable[[Path], Toolbox] | None = None
     play: Callable[[Case, Ask], Trajectory] | None = None
+    names_in_replies: bool = False
+    shared_tools: bool = False
 
     def load(self, data: Path, limit: int = 0, seed: int = 0, categories: Sequence[str] = ()) -> Loaded:
         """The cases below the folder of all data, at most `limit` of each category (0: all), drawn by `seed`.

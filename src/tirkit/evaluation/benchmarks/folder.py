@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case, CaseAttempt, CaseResult, Totals
+from tirkit.evaluation.benchmarks.changes import Kind
 from tirkit.evaluation.benchmarks.overlap import Overlap
 from tirkit.evaluation.benchmarks.registry import BENCHMARKS, benchmark
 from tirkit.evaluation.run import EvaluationResult
@@ -32,7 +33,7 @@ class BenchmarkSetting(Record):
     that pool the `k` that BM25 ranks first; where tools keep a state, of the case's own), "none" (the tools are in the
     weights, under the names of the catalogue that is given).
     limit: at most so many cases of each category, drawn by `seed`. official: the authors' scorer decides, where there
-    is one.
+    is one. change: how cases are asked otherwise than their authors do; paraphrases: the file of those.
     """
 
     arm: str
@@ -42,6 +43,8 @@ class BenchmarkSetting(Record):
     seed: int = 0
     categories: tuple[str, ...] = ()
     official: bool = False
+    change: Kind = ""
+    paraphrases: str = ""
     max_turns: int = 20
     max_calls: int = 64
     max_new_tokens: int = 512

@@ -58,4 +58,5 @@ METATOOL = Benchmark(
     read=read,
     score=chosen_right,
     totals=totals,
+    shared_tools=True,
 )

@@ -122,7 +122,7 @@ def _read(folders: Sequence[Path]) -> list[Evaluation]:
 
 
 def _label(setting: BenchmarkSetting) -> str:
-    return f"{setting.arm}, documents: {setting.documents}"
+    return f"{setting.arm}, documents: {setting.documents}" + (f", {setting.change}" if setting.change else "")
 
 
 def _verdicts(outcome: Outcome) -> dict[str, float | None]:

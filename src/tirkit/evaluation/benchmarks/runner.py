@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case, CaseAttempt, CaseResult, Loaded, ScoreFn
+from tirkit.evaluation.benchmarks.changes import Change, make_change
 from tirkit.evaluation.benchmarks.folder import (
     BenchmarkSetting,
     Outcome,
@@ -64,26 +65,36 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
     started = time.perf_counter()
     own = tuple(category for category in setting.categories if category in benchmark.categories)
     loaded = benchmark.load(data, setting.limit, setting.seed, own)
-    batches, left_out = _batches(asking, benchmark, loaded, setting)
+    paraphrases = Path(setting.paraphrases) if setting.paraphrases else None
+    change = make_change(setting.change, benchmark, loaded, setting.documents, setting.seed, paraphrases)
+    given = {case.task.id: case for case in loaded.cases}
+    asked = change.loaded(loaded)
+    batches, left_out = _batches(asking, benchmark, asked, setting)
     known = {case.task.id for batch in batches for case in batch.cases}
-    cases = [case for case in loaded.cases if case.task.id in known]
+    cases = [case for case in asked.cases if case.task.id in known]
     score, checker = _scorer(benchmark, setting.official)
     summary = Summary(
         checker=checker,
-        overlap=overlap(cases, asking.training, asking.tools),
+        overlap=overlap([given[case.task.id] for case in cases], asking.training, asking.tools),
         num_cases=len(cases),
         left_out=left_out,
         num_issues=len(loaded.issues),
     )
-    write_asked(out, benchmark.name, cases, loaded.tools)
+    write_asked(out, benchmark.name, cases, asked.tools)
     write_summary(out, benchmark.name, summary)
     done = {a.case_id: a.result for a in read_results(records_path(out, benchmark.name)) if a.case_id in known}
-    toolbox = benchmark.toolbox(data / benchmark.folder) if benchmark.toolbox else None
+    toolbox = change.toolbox(benchmark.toolbox(data / benchmark.folder)) if benchmark.toolbox else None
     show = _Shown(asking, benchmark, len(cases), done)
     for batch in batches:
         todo = [case for case in batch.cases if case.task.id not in done]
         if todo:
-            attempts = _attempts(asking, benchmark, batch, todo, toolbox, setting, score)
+            began = time.perf_counter()
+            tasks, todo = [batch.task(case) for case in todo], [given[case.task.id] for case in todo]
+            limits = _limits(setting)
+            made = attempt(asking, benchmark, todo, tasks, batch.tools, toolbox, limits, setting.seed, change)
+            if benchmark.play is None:
+                made = [change.names.back(batch.back(trajectory)) for trajectory in made]
+            attempts = _judged(made, todo, change.scored(score), (time.perf_counter() - began) / len(todo))
             append_lines(records_path(out, benchmark.name), (a.model_dump_json() for a in attempts))
             done |= {a.case_id: a.result for a in attempts}
             show()
@@ -92,22 +103,10 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
     return Outcome(benchmark, setting, summary, ordered(done, (case.task.id for case in cases)))
 
 
-def _attempts(
-    asking: Asking,
-    benchmark: Benchmark,
-    batch: "_Batch",
-    cases: Sequence[Case],
-    toolbox: Toolbox | None,
-    setting: BenchmarkSetting,
-    score: ScoreFn,
-) -> list[CaseAttempt]:
-    """The attempts at some cases of a batch, scored; without those that no endpoint answered."""
-    began = time.perf_counter()
-    tasks = [batch.task(case) for case in cases]
-    made = attempt(asking, benchmark, cases, tasks, batch.tools, toolbox, _limits(setting), setting.seed)
-    each = (time.perf_counter() - began) / len(cases)
+def _judged(made: Sequence[Trajectory], cases: Sequence[Case], score: ScoreFn, seconds: float) -> list[CaseAttempt]:
+    """The attempts, scored; without those that no endpoint answered."""
     return [
-        make_result(batch.back(trajectory), case, score, each)
+        make_result(trajectory, case, score, seconds)
         for case, trajectory in zip(cases, made, strict=True)
         if trajectory.stop is not StopReason.POLICY_FAILED
     ]
@@ -138,8 +137,13 @@ def attempt(
     toolbox: Toolbox | None,
     limits: RolloutSettings,
     seed: int = 0,
+    change: Change | None = None,
 ) -> list[Trajectory]:
-    """One attempt at each case, its task put in the names of `tools`; side by side, or, with `play`, in turn."""
+    """One attempt at each case, its task put in the names of `tools`; side by side, or, with `play`, in turn.
+
+    With `play` the case is the authors', and what is asked and called passes through `change` on its way.
+    """
+    change = change or Change()
 
     def roll(asked: Sequence[Task], known: Mapping[str, ToolSchema], box: Toolbox | None, workers: int):
         requests = [RolloutRequest(task, 0, stable_seed(seed, task.id, 0)) for task in asked]
@@ -151,7 +155,8 @@ def attempt(
 
     # A state wants its calls in order: no threads.
     def ask(task: Task, known: Sequence[ToolSchema], box: Toolbox) -> Trajectory:
-        return roll([task], {tool.name: tool for tool in known}, box, 0)[0]
+        task, known = change.asked(task, known)
+        return change.names.back(roll([task], {tool.name: tool for tool in known}, change.toolbox(box), 0)[0])
 
     return [benchmark.play(case, ask) for case in cases]
 

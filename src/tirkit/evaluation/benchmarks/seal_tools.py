@@ -79,4 +79,5 @@ SEAL_TOOLS = Benchmark(
     read=read,
     score=score,
     totals=totals,
+    shared_tools=True,
 )
