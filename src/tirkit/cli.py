@@ -196,7 +196,10 @@ def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
 ) -> None:
-    """Serve a model as an OpenAI-compatible endpoint: as NAME with tool calls, as NAME:text in its own words."""
+    """Serve a model as an OpenAI-compatible endpoint: as NAME with tool calls, as NAME:text in its own words.
+
+    A run's reward model is served beside it, at /score.
+    """
     from tirkit.pipeline.serve import serve_model
 
     serve_model(source, stage, scripted, host, port)

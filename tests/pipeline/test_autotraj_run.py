@@ -4,11 +4,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 from rich.console import Console
+from starlette.testclient import TestClient
 
 from tirkit.config import ConfigError, EndpointSection, QualityConfig, RunConfig, parse_config
 from tirkit.embedded.model import load_base
@@ -18,13 +20,17 @@ from tirkit.methods.autotraj.pairs import DatasetError, Example, Preference
 from tirkit.methods.autotraj.repair import RepairedTask
 from tirkit.methods.autotraj.scripted import Demonstrator, Flaw
 from tirkit.methods.autotraj.synthesise import JudgedGroup
-from tirkit.pipeline import autotraj
+from tirkit.pipeline import autotraj, reinforce
+from tirkit.pipeline.autotraj import load_scorer
 from tirkit.pipeline.context import STAGE_ORDER, Context
 from tirkit.pipeline.inspect import inspect_run
 from tirkit.pipeline.reinforce import _reward
 from tirkit.pipeline.run import STAGES, models_to_ask, run_stages
-from tirkit.rollout.policy import Policy, ScriptedPolicy, oracle
+from tirkit.pipeline.serve import score_routes
+from tirkit.rollout.policy import Policy, RolloutRequest, ScriptedPolicy, oracle
 from tirkit.scoring.quality import Decision, QualitySettings
+from tirkit.serving.chat import application
+from tirkit.serving.score import HttpScorer
 from tirkit.store import RunFolder
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
@@ -278,11 +284,29 @@ def test_without_a_bonus_no_reward_model_is_asked(whole: RunFolder, configured: 
     ctx = Context(config, whole, Progress())
     loaded = ctx.load("prepare")
     rollout = ctx.rollout(loaded.renderer, ScriptedPolicy(Demonstrator(ctx.dialect), loaded.renderer))
-    same, reward = _reward(ctx, loaded, rollout)
+    same, reward = _reward(ctx, rollout)
     assert same is rollout
     group = next(whole.read_records("candidates", JudgedGroup))
     terms = reward(group.trajectories[0], ctx.candidate_tasks[group.task_id]).terms
     assert {term.name: term.weight * term.value for term in terms}["bonus"] == 0.0
+
+
+def test_a_served_reward_model_scores_as_the_trained_one_did(
+    whole: RunFolder, configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = Context(whole.manifest.config, whole, Progress())
+    group = next(whole.read_records("candidates", JudgedGroup))
+    tasks = [ctx.candidate_tasks[group.task_id]] * len(group.trajectories)
+    own = load_scorer(ctx).score(group.trajectories, tasks)
+    assert None not in own
+    with TestClient(application(score_routes(str(whole.root))), base_url="http://scorer.test") as client:
+        monkeypatch.setattr(reinforce, "HttpScorer", partial(HttpScorer, client=client))
+        config = configured(rl={"reward": "trajectory", "scorer_url": "http://scorer.test/score", "enabled": True})
+        _, reward = _reward(Context(config, whole, Progress()), lambda _: list(group.trajectories))
+        scored = reward.scorer.__self__  # pyright: ignore
+        scored([RolloutRequest(task) for task in tasks])
+        served = [scored.score(trajectory, tasks[0]) for trajectory in group.trajectories]
+    assert served == pytest.approx(own, abs=1e-6)
 
 
 def test_what_is_tested_shows_the_part_of_each_stage(whole: RunFolder, configured: Callable[..., RunConfig]) -> None:

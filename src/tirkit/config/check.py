@@ -152,9 +152,12 @@ def _rl(config: RunConfig) -> list[str]:
             'refine needs a reward that says which attempts are right: rl.reward = "mode" or "unified"',
         ),
         (
-            rl.enabled and rl.reward == "trajectory" and rl.bonus_weight > 0 and not config.reward_model.enabled,
-            'rl.reward = "trajectory" gets its bonus from the reward model: set reward_model.enabled = true, or '
-            "rl.bonus_weight = 0 for the outcome alone",
+            rl.enabled
+            and rl.reward == "trajectory"
+            and rl.bonus_weight > 0
+            and not (config.reward_model.enabled or rl.scorer_url),
+            'rl.reward = "trajectory" gets its bonus from a reward model: set reward_model.enabled = true, rl.scorer_url '
+            "to that of a served one, or rl.bonus_weight = 0 for the outcome alone",
         ),
     )
 

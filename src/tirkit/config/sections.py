@@ -225,6 +225,9 @@ class RLConfig(TrainConfig):
     )
     bonus: Literal["right", "partial", "signed"] = Field(default="right", description="which outcomes it is given for")
     bonus_weight: float = Field(default=0.2, ge=0, description="0 = outcome alone")
+    scorer_url: str = Field(
+        default="", description="a served reward model, http://HOST:PORT/score (`tirkit serve`); the run's own if empty"
+    )
     min_success: float = Field(default=0.1, ge=0, le=1, description="share of sampled validation answers that RL needs")
     save_every: int = Field(default=10, gt=0)
 

@@ -41,7 +41,7 @@ from tirkit.rollout.policy import ScriptedPolicy
 from tirkit.scoring.quality import Decision, QualityScore, QualitySettings, score_group
 from tirkit.tools.lines import convert_records, read_records
 from tirkit.tools.logs import read_attempt
-from tirkit.training.reward_model import RewardSettings, TimedProgress, train_reward_model
+from tirkit.training.reward_model import RewardModel, RewardSettings, TimedProgress, train_reward_model
 from tirkit.training.sft import WeightedRow
 from tirkit.types import Group, Task, Trajectory
 
@@ -347,6 +347,12 @@ def reward_model(ctx: Context) -> Facts:
         "scale": trained.normalisation.scale,
         "curve": curve_of(trained.curve),
     }
+
+
+def load_scorer(ctx: Context) -> RewardModel:
+    """The reward model that the run has trained."""
+    row, limit = partial(ctx.row, ctx.renderer), ctx.config.reward_model.max_tokens
+    return RewardModel.load(ctx.folder.model("reward_model"), row, ctx.device, max_tokens=limit)
 
 
 def _pair_facts(report: PairReport) -> Facts:

@@ -7,15 +7,17 @@ import torch
 
 from tirkit.config import ConfigError
 from tirkit.pipeline.autotool import entropy_control, keep_round, mode_watch, refined
+from tirkit.pipeline.autotraj import load_scorer
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.train import Facts, curve_of, measure, shown
 from tirkit.rollout.group import group_requests
 from tirkit.rollout.policy import RolloutFn
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.scoring.reward import ModeReward, TinrReward, TrajectoryReward, UnifiedReward
+from tirkit.serving.score import HttpScorer
 from tirkit.training.base import training_arguments
 from tirkit.training.callbacks import ProgressCallback
-from tirkit.training.reward_model import RewardModel, ScoredRollout
+from tirkit.training.reward_model import ScoredRollout
 from tirkit.training.rl import GroupFn, ModeGuard, RewardFn, RLSettings, RLTrainer
 from tirkit.types import Group, RewardBreakdown, Task, Trajectory
 
@@ -79,7 +81,7 @@ def _train(
     if config.batch_size % args.world_size:
         raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
     args.per_device_train_batch_size = config.batch_size // args.world_size
-    rollout, reward = _reward(ctx, loaded, ctx.rollout(loaded.renderer, policy))
+    rollout, reward = _reward(ctx, ctx.rollout(loaded.renderer, policy))
     trainer = RLTrainer(
         model,
         args,
@@ -97,7 +99,7 @@ def _train(
     return trainer, ctx.merged(loaded, model)
 
 
-def _reward(ctx: Context, loaded: Loaded, rollout: RolloutFn) -> tuple[RolloutFn, RewardFn]:
+def _reward(ctx: Context, rollout: RolloutFn) -> tuple[RolloutFn, RewardFn]:
     """What rolls out (and has it scored at once, where a model scores), and what it is rewarded with."""
     config = ctx.config.rl
     if config.reward == "tinr":
@@ -105,12 +107,10 @@ def _reward(ctx: Context, loaded: Loaded, rollout: RolloutFn) -> tuple[RolloutFn
     if config.reward == "mode":
         return rollout, ModeReward(ctx.dialect)
     unified = config.reward == "unified"
-    if not config.bonus_weight or not ctx.enabled("reward_model"):
+    if not config.bonus_weight or not (config.scorer_url or ctx.enabled("reward_model")):
         plain = TrajectoryReward(ctx.dialect, _no_score, 0.0, config.bonus)
         return rollout, UnifiedReward(ctx.dialect) if unified else plain
-    row, limit = partial(ctx.row, loaded.renderer), ctx.config.reward_model.max_tokens
-    scorer = RewardModel.load(ctx.folder.model("reward_model"), row, ctx.device, max_tokens=limit)
-    scored = ScoredRollout(rollout, scorer)
+    scored = ScoredRollout(rollout, HttpScorer(config.scorer_url) if config.scorer_url else load_scorer(ctx))
     if unified:
         return scored, UnifiedReward(ctx.dialect, scored.score, config.bonus_weight)
     return scored, TrajectoryReward(ctx.dialect, scored.score, config.bonus_weight, config.bonus)

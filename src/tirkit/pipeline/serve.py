@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from starlette.routing import Route
 
 from tirkit.config import ConfigError, RunConfig
 from tirkit.embedded.model import load_base
+from tirkit.pipeline.autotraj import load_scorer
 from tirkit.pipeline.context import MODEL_STAGES, Loaded, constraints
 from tirkit.pipeline.run import open_run
 from tirkit.pipeline.sources import load_folder
@@ -17,6 +19,7 @@ from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.serving.chat import Chat, Served, chat_app, serve
 from tirkit.serving.conversation import task_by_question
 from tirkit.serving.export import RUN_FILE, TOOL_FILE, read_tools
+from tirkit.serving.score import score_route
 from tirkit.store import Manifest
 from tirkit.text.dialects import Dialect
 from tirkit.text.index import ToolIndex
@@ -27,11 +30,13 @@ from tirkit.types import Task
 
 def serve_model(source: str, stage: str, scripted: Path | None, host: str, port: int) -> None:
     """Serve until interrupted; see `load_served`."""
-    served = load_served(source, stage, scripted)
+    served, routes = load_served(source, stage, scripted), score_routes(source)
     chat = Chat(served)
     print(f"{served.name} and {served.name}:text at http://{host}:{port}/v1", flush=True)
+    if routes:
+        print(f"its reward model at http://{host}:{port}/score", flush=True)
     try:
-        serve(chat_app(chat), host, port)
+        serve(chat_app(chat, routes), host, port)
     finally:
         chat.close()
 
@@ -52,6 +57,14 @@ def load_served(source: str, stage: str = "", scripted: Path | None = None) -> S
     tasks = _tasks(scripted)
     policy = ScriptedPolicy(oracle(served.dialect), served.renderer)
     return Served("scripted", lambda _: policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
+
+
+def score_routes(source: str) -> list[Route]:
+    """/score of the reward model that a run has trained; nothing for other sources."""
+    if not (Path(source) / "manifest.json").exists():
+        return []
+    ctx = open_run(Path(source))
+    return [score_route(load_scorer(ctx))] if ctx.folder.mark("reward_model") else []
 
 
 def _run(root: Path, stage: str) -> Served:
