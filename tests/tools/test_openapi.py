@@ -1,22 +1,23 @@
 """OpenAPI documents become tools, and calls of those become the requests that the documents ask for."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from tirkit.cli import app
+from tirkit.embedded.model import load_base
 from tirkit.text.dialects import print_document
+from tirkit.text.render import Renderer
 from tirkit.tools.catalogue import CatalogueError, load_catalogue
 from tirkit.tools.http_secrets import SecretError
 from tirkit.tools.imports import Imported, update_catalogue
 from tirkit.tools.openapi import load_openapi
 from tirkit.tools.origin import make_toolbox
-from tirkit.types import HttpOrigin, Place, ToolCall, ToolErrorKind, ToolResult, ToolSchema
+from tirkit.types import HttpOrigin, Message, Place, ToolCall, ToolErrorKind, ToolResult, ToolSchema
 
 ZOO = """
 openapi: 3.0.3
@@ -258,21 +259,25 @@ def test_an_address_is_read_like_a_file(service: SimpleNamespace) -> None:
     assert origin.url == f"{service.url}/v2/a"
 
 
-def test_the_catalogue_file_is_enough_and_models_never_see_origins(zoo: Path, tmp_path: Path) -> None:
+def test_the_catalogue_file_is_enough(zoo: Path, tmp_path: Path) -> None:
     found, path = load_openapi(str(zoo)), tmp_path / "catalogue.jsonl"
     update_catalogue(path, found.tools, found.source)
-    loaded = load_catalogue(path).tools
-    assert loaded == found.tools
-    for one in loaded:
-        assert print_document(one) == print_document(one.model_copy(update={"origin": None, "source": ""}))
-        assert "127.0.0.1" not in print_document(one)
+    assert load_catalogue(path).tools == found.tools
     assert not update_catalogue(path, load_openapi(str(zoo)).tools, found.source)
 
 
+def test_models_never_see_origins(zoo: Path) -> None:
+    renderer, asked = Renderer(load_base()[1]), (Message(role="user", content="Feed Rex."),)
+    tools = load_openapi(str(zoo)).tools
+    bare = [tool.model_copy(update={"origin": None, "source": ""}) for tool in tools]
+    assert [*map(print_document, tools)] == [*map(print_document, bare)]
+    assert renderer.prompt_ids(asked, tools) == renderer.prompt_ids(asked, bare)
+    assert "127.0.0.1" not in renderer.decode_all(renderer.prompt_ids(asked, tools))
+
+
 def tirkit(*arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "tirkit", *map(str, arguments)], capture_output=True, text=True)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return done.exit_code, f"{done.output}{done.exception or ''}"
 
 
 def test_importing_again_shows_what_the_service_has_changed(zoo: Path, tmp_path: Path) -> None:
@@ -289,8 +294,8 @@ def test_importing_again_shows_what_the_service_has_changed(zoo: Path, tmp_path:
     assert 'origin.headers.X-Key: nothing → "{KEY}"' in said
     assert '/v1/pets/{id}" → ' in said
     assert "not changed: --update takes it over" in said
-    code, said = tirkit("tools", "import", zoo, "--out", catalogue, "--header", f"X-Key: {os.getpid()}")
-    assert (code, "write it as 'Authorization: Bearer {MY_TOKEN}'" in said) == (2, True)
+    code, said = tirkit("tools", "import", zoo, "--out", catalogue, "--header", "X-Key: abc")
+    assert (code, "write it as 'Authorization: Bearer {MY_TOKEN}'" in said) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Tool schemas: is a schema valid, do arguments fit it, are two calls the same call."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, cast
 
+import regex
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend  # pyright: ignore[reportUnknownVariableType]
 from pydantic import JsonValue
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -19,6 +20,7 @@ Equality = Literal["strict", "lenient"]
 # With one of these the names of all arguments can't be read off `properties`.
 _OPEN = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 _MAX_PROBLEMS = 5
+_PATTERN_S = 0.2
 
 
 def validate_schema(parameters: Mapping[str, JsonValue]) -> tuple[str, ...]:
@@ -42,8 +44,10 @@ def validate_arguments(tool: ToolSchema, arguments: Mapping[str, JsonValue]) -> 
         return _problems(_errors(validator, dict(arguments)))
     except Unresolvable as error:
         return (f"the schema of {tool.name!r} refers to {error.ref!r}, which it does not define",)
-    except re.error as error:
+    except regex.error as error:
         return (f"the schema of {tool.name!r} holds a pattern that can't be read: {error}",)
+    except TimeoutError:
+        return (f"the schema of {tool.name!r} holds a pattern that takes too long to match",)
     except RecursionError:
         return (f"the schema of {tool.name!r} or the arguments are nested too deep",)
 
@@ -76,13 +80,22 @@ def _lenient(value: JsonValue) -> JsonValue:
     return {key: _lenient(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def _pattern(_: object, pattern: str, value: object, __: object) -> Iterator[ValidationError]:
+    """The keyword `pattern`, given up after a while: a pattern may be made to take for ever."""
+    if isinstance(value, str) and not regex.search(pattern, value, timeout=_PATTERN_S):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_Validator = cast(type[Draft202012Validator], extend(Draft202012Validator, {"pattern": _pattern}))
+
+
 @lru_cache(maxsize=16384)
 def _validator(parameters: str) -> Draft202012Validator:
     schema = cast(dict[str, Any], json.loads(parameters))
     if "properties" in schema and not _OPEN & schema.keys():
         schema["additionalProperties"] = False
     # An empty registry: without it a reference to an address would be fetched.
-    return Draft202012Validator(schema, registry=Registry())
+    return _Validator(schema, registry=Registry())
 
 
 def _errors(validator: Draft202012Validator, value: object) -> list[ValidationError]:

@@ -4,7 +4,7 @@ What stands in the file from other sources, or by hand, is left as it is.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from tirkit.store import write_atomic
 from tirkit.text.dialects import print_json
-from tirkit.tools.catalogue import CatalogueError, load_catalogue
+from tirkit.tools.catalogue import CatalogueError, load_catalogue, unique_names
 from tirkit.types import ToolSchema
 
 MAX_SHOWN = 80  # characters of a value in a difference
@@ -47,6 +47,15 @@ class Imported:
             for why, count in Counter(remark.why for remark in remarks).most_common():
                 first = next(remark.where for remark in remarks if remark.why == why)
                 yield f"{what}: {count} × {why} (first: {first})"
+
+
+def imported(
+    source: str, tools: Iterable[ToolSchema], skipped: Iterable[Remark], remarks: Iterable[Remark]
+) -> Imported:
+    """The tools under unique names, as a catalogue file gives them back."""
+    named = tuple(tool.model_copy(update={"original_name": ""}) for tool in unique_names(tools))
+    safe = frozenset(tool.name for tool in named if getattr(tool.origin, "read_only", False))
+    return Imported(source, named, tuple(skipped), tuple(remarks), safe)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from tirkit.tools.catalogue import CatalogueError, unique_names
+from tirkit.tools.catalogue import CatalogueError
 from tirkit.tools.http_secrets import HEADER_NAME
 from tirkit.tools.http_tool import HOLE
-from tirkit.tools.imports import Imported, Remark
+from tirkit.tools.imports import Imported, Remark, imported
 from tirkit.tools.openapi_document import is_address, read_document
-from tirkit.tools.openapi_schema import CONTROL, MAX_DESCRIPTION, SchemaReader, UnusableError, clean_name, make_tool
+from tirkit.tools.openapi_schema import SchemaReader, UnusableError, clean_name, make_tool, remarks_on
 from tirkit.types import HttpOrigin, Place, ToolSchema
 
 METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
@@ -42,15 +42,14 @@ def load_openapi(source: str, server: str = "", headers: Mapping[str, str] | Non
     for operation in reader.operations():
         try:
             tools.append(reader.tool(operation))
-            remarks += reader.remarks(operation)
+            name = str(operation.spec.get("operationId") or "")
+            remarks += remarks_on(operation.title, name, _description(operation))
         except UnusableError as error:
             skipped.append(Remark(operation.title, error.why, error.detail))
     if not tools:
         reason = f"first reason: {skipped[0]}" if skipped else "it has no paths"
         raise CatalogueError(f"{source} holds no operation that can be imported; {reason}")
-    named = tuple(tool.model_copy(update={"original_name": ""}) for tool in unique_names(tools))
-    safe = frozenset(tool.name for tool in named if isinstance(tool.origin, HttpOrigin) and tool.origin.read_only)
-    return Imported(reader.source, named, tuple(skipped), tuple(remarks), safe)
+    return imported(reader.source, tools, skipped, remarks)
 
 
 @dataclass(frozen=True)
@@ -132,14 +131,6 @@ class _Operations:
             read_only=operation.method in READ_ONLY,
         )
         return tool.model_copy(update={"origin": origin})
-
-    def remarks(self, operation: _Operation) -> Iterator[Remark]:
-        """What was changed in an operation's own words."""
-        text, name = _description(operation), str(operation.spec.get("operationId") or "")
-        if len(text) > MAX_DESCRIPTION:
-            yield Remark(operation.title, f"description cut to {MAX_DESCRIPTION:,} characters", f"it has {len(text):,}")
-        if found := CONTROL.search(name) or CONTROL.search(text[:MAX_DESCRIPTION]):
-            yield Remark(operation.title, "control string broken up", found[0][:40])
 
     def _url(self, operation: _Operation) -> str:
         owner = next((x for x in (operation.spec, operation.item) if x.get("servers")), self.document)

@@ -6,7 +6,7 @@ it stands becomes its type alone. What cannot be brought into that form raises `
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from tirkit.text.control import CONTROL_STRINGS
 from tirkit.tools.catalogue import read_tool
+from tirkit.tools.imports import Remark
 from tirkit.types import ToolSchema
 
 MAX_NAME = 64  # OpenAI's
@@ -81,6 +82,14 @@ def make_tool(name: str, description: object, parameters: JsonValue, source: str
     except (ValueError, TypeError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise UnusableError("its parameters are no usable schema", reason[:200]) from error
+
+
+def remarks_on(where: str, name: str, description: str) -> Iterator[Remark]:
+    """What `clean_name` and `make_tool` change in a tool's own words, beyond letters that no name may have."""
+    if len(description) > MAX_DESCRIPTION:
+        yield Remark(where, f"description cut to {MAX_DESCRIPTION:,} characters", f"it has {len(description):,}")
+    if found := CONTROL.search(name) or CONTROL.search(description[:MAX_DESCRIPTION]):
+        yield Remark(where, "control string broken up", found[0][:40])
 
 
 class SchemaReader:

@@ -13,16 +13,19 @@ from tirkit.tools.imports import Imported, Remark, compare_tools
 from tirkit.tools.openapi import load_openapi
 from tirkit.tools.openapi_document import is_address
 from tirkit.tools.runtime import PythonToolbox, ToolSettings
-from tirkit.types import HttpOrigin, PythonOrigin, ToolSchema
+from tirkit.types import HttpOrigin, McpOrigin, PythonOrigin, ToolSchema
 
 
 def find_tools(
     source: str, server: str = "", headers: Mapping[str, str] | None = None, env: Sequence[str] = ()
 ) -> Imported:
-    """The tools of a source: Python functions (`x.py`, a module) or an OpenAPI document (file or address).
+    """The tools of a source: Python functions (`x.py`, a module), an OpenAPI document (file or address), or an MCP
+    server (`mcp:` and its command or address).
 
-    See `load_functions` and `load_openapi`. Raises a UserError where the source holds none.
+    See `load_functions`, `load_openapi`, `load_mcp`. Raises a UserError where the source holds none.
     """
+    if source.startswith("mcp:"):
+        return _mcp().load_mcp(source.removeprefix("mcp:"), headers, env)
     if is_address(source) or Path(source).suffix in (".json", ".yaml", ".yml"):
         return load_openapi(source, server, headers)
     if server or headers or env:
@@ -37,9 +40,10 @@ def make_toolbox(
 ) -> PythonToolbox | None:
     """Runs the tools of a catalogue that are read-only or `allowed` ("*": all); None where that leaves none.
 
-    The others are answered with UNAVAILABLE. Python functions run in worker processes, operations of services on a
-    network thread, for `timeout_s` at most. Raises a UserError where a tool is allowed that nothing could run, where a
-    secret is not set, and where functions have other documents by now than in `tools`.
+    The others are answered with UNAVAILABLE. Python functions run in worker processes, operations of services and MCP
+    tools on a network thread, for `timeout_s` at most; MCP servers are connected when first needed. Raises a UserError
+    where a tool is allowed that nothing could run, where a secret is not set, and where functions have other documents
+    by now than in `tools`.
     """
     known = {tool.name: tool for tool in tools if tool.origin}
     if unknown := sorted(set(allowed) - {*known, "*"}):
@@ -47,16 +51,34 @@ def make_toolbox(
         raise CatalogueError(f"there is no tool {unknown[0]!r} to allow; the tools that can be run: {has}")
     may_run = set(known) if "*" in allowed else set(allowed)
     functions: dict[str, Callable[..., Any]] = dict(_python(tools, may_run))
+    servers: dict[str, Any] = {}
     network = ToolSettings(timeout_s, max_chars, "inline")  # these keep limits of their own
     settings: dict[str, ToolSettings] = {}
-    for name, tool in known.items():
-        if isinstance(tool.origin, HttpOrigin) and (tool.origin.read_only or name in may_run):
-            for needed in secret_names(tool.origin.headers):
-                secret(needed, f"tool {name!r}")  # said now, not after hours
-            functions[name], settings[name] = HttpTool(tool.origin, timeout_s), network
+    for name, origin in ((name, tool.origin) for name, tool in known.items()):
+        if isinstance(origin, PythonOrigin) or origin is None or not (origin.read_only or name in may_run):
+            continue
+        env = origin.env if isinstance(origin, McpOrigin) else ()
+        for needed in secret_names(origin.headers, env):
+            secret(needed, f"tool {name!r}")  # said now, not after hours
+        settings[name] = network
+        if isinstance(origin, HttpOrigin):
+            functions[name] = HttpTool(origin, timeout_s)
+        else:
+            key = repr((origin.server, sorted(origin.headers.items()), env))
+            servers.setdefault(key, _mcp().McpServer(origin.server, origin.headers, env))
+            functions[name] = _mcp().McpTool(servers[key], origin, timeout_s)
     if not functions:
         return None
     return PythonToolbox(functions, tools, timeout_s=timeout_s, max_chars=max_chars, settings=settings)
+
+
+def _mcp() -> Any:
+    """The module that needs the MCP client, which not everybody has. Raises CatalogueError where it is missing."""
+    try:
+        from tirkit.tools import mcp_tool
+    except ModuleNotFoundError as error:
+        raise CatalogueError(f"MCP servers need the package {error.name}: pip install 'tirkit[mcp]'") from error
+    return mcp_tool
 
 
 def _python(tools: Sequence[ToolSchema], may_run: Collection[str]) -> dict[str, ImportedFunction]:
