@@ -301,6 +301,7 @@ def test_a_served_reward_model_scores_as_the_trained_one_did(
     assert None not in own
     with TestClient(application(score_routes(str(whole.root))), base_url="http://scorer.test") as client:
         monkeypatch.setattr(reinforce, "HttpScorer", partial(HttpScorer, client=client))
+        monkeypatch.setattr(reinforce, "load_scorer", None)  # it is not to be asked
         config = configured(rl={"reward": "trajectory", "scorer_url": "http://scorer.test/score", "enabled": True})
         _, reward = _reward(Context(config, whole, Progress()), lambda _: list(group.trajectories))
         scored = reward.scorer.__self__  # pyright: ignore
