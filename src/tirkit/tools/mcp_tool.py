@@ -40,7 +40,7 @@ from tirkit.tools.openapi_schema import SchemaReader, UnusableError, clean_name,
 from tirkit.tools.worker import Answer, TransientToolError
 from tirkit.types import McpOrigin, ToolErrorKind, ToolSchema, UserError
 
-START_S = 30.0  # to start a server and shake hands
+START_S = 60.0  # to start a server and shake hands
 MAX_BYTES = 4 << 20  # of one answer
 MAX_PAGES = 100  # of a list of tools
 MAX_STALLS = 3  # calls in a row without an answer, after which a server counts as dead
