@@ -1,5 +1,6 @@
 """Questions written for a catalogue by templates and by an endpoint; killed, malformed, over budget."""
 
+import itertools
 import json
 import os
 import random
@@ -147,6 +148,19 @@ def test_whatever_a_kill_leaves_is_gone_on_from(
         log_path(path).write_bytes(b"".join(logged)[: rng.choice((-3, None))])
         written(path, catalogue, options)
         assert path.read_bytes() == text
+
+
+def test_what_is_there_stays_where_the_teacher_answers_otherwise_the_second_time(
+    catalogue: str, tmp_path: Path, serve: Callable[[Teacher], QuestionOptions]
+) -> None:
+    path, answers = tmp_path / "q.jsonl", itertools.count()
+    options = serve(lambda prompt, _: wise(prompt, next(answers)))
+    written(path, catalogue, options)
+    first = path.read_text().splitlines(keepends=True)[:13]
+    path.write_text("".join(first))
+    log_path(path).unlink()
+    assert len(written(path, catalogue, options).tasks) == 30  # no id twice
+    assert path.read_text().splitlines(keepends=True)[:13] == first
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
