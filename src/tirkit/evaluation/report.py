@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tirkit.evaluation.charts import Panel, accuracy_figure, figure_json, knowledge_figure, panel_figure
+from tirkit.evaluation.pages import render
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import (
     EMPTY,
@@ -74,14 +74,7 @@ class ReportData(Record):
 def write_report(folder: Path, data: ReportData) -> Path:
     """Write index.html and plotly.min.js into `folder`; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(_view(data))
+    page = render("report.html.jinja", **_view(data))
     script = get_plotlyjs()
     if not (folder / PLOTLY).exists() or (folder / PLOTLY).stat().st_size != len(script.encode()):
         write_atomic(folder / PLOTLY, script)
