@@ -227,3 +227,17 @@ def test_deltas_are_paired(tiny_data: Path, renderer: Renderer, tmp_path: Path) 
     assert table[2].startswith("| metatool | masked | 2 | 100.0 ± 0.0 | 50.0 ± 50.0 | -50.0 | ")
     assert table[2].endswith(" | 1 / 0 | 1 | – |")
     assert table[-1] == f"- masked: {KINDS['masked']}"
+
+
+def test_tools_with_a_state_are_retrieved_of_the_cases_own(
+    shared_data: Path, renderer: Renderer, tmp_path: Path
+) -> None:
+    policy = Player(renderer)
+    outcome = run(policy, TAU_RETAIL, shared_data, tmp_path, limit=1, documents="retrieve", k=3)
+    assert all(result.score.right for result in outcome.results)
+    own = {tool.name for tool in TAU_RETAIL.load(shared_data, 1).cases[0].tools}
+    assert policy.asked
+    assert all(len(request.tools) == 3 for request in policy.asked)
+    assert {tool.name for request in policy.asked for tool in request.tools} <= own
+    with pytest.raises(BenchmarkError, match='"all" or "retrieve"'):
+        run(policy, TAU_RETAIL, shared_data, tmp_path / "pool", documents="pool")
