@@ -15,10 +15,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The embedded config with fewer steps.
 demo: $(READY)
-	$(BIN)/tirkit compare configs/tinr_u/embedded.toml internalise.steps=480 warmup.steps=240 rl.steps=3 \
-		--arms method,retrieve --out runs/demo
+	$(BIN)/tirkit compare configs/demo.toml --arms method,retrieve,autotool,autotraj --out runs/demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -89,8 +89,8 @@ def _report(console: Console, folders: Sequence[Path], out: Path) -> None:
     report_runs(folders, out / "report")
     write_atomic(out / "summary.json", summary(folders))
     results = results_of(folders)
-    console.print(arms_table(results))
-    for part in (difference_lines(results), think_table(results)):
+    console.print(arms_table([result for result in results if "forced" not in result.stage]))
+    for part in (difference_lines(results_of(folders, earlier_too=False)), think_table(results)):
         if part:
             console.print(part, highlight=False, soft_wrap=True)
 

@@ -132,13 +132,14 @@ def report_runs(folders: Sequence[Path], out: Path) -> Path:
     return write_report(out, data)
 
 
-def results_of(folders: Iterable[Path]) -> list[EvaluationResult]:
+def results_of(folders: Iterable[Path], earlier_too: bool = True) -> list[EvaluationResult]:
     """Test results, the last stage's under the arm's name and earlier ones marked with their stage."""
     found: list[EvaluationResult] = []
     for folder in folders:
         *earlier, last = list(RunFolder.read(folder).read_records("test_results", EvaluationResult)) or [None]
         if last is not None:
-            found += [last, *(r.model_copy(update={"arm": f"{r.arm}, after {r.stage}"}) for r in earlier if r)]
+            marked = [r.model_copy(update={"arm": f"{r.arm}, after {r.stage}"}) for r in earlier if r]
+            found += [last, *(marked if earlier_too else ())]
     return found
 
 
