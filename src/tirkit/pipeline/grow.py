@@ -9,7 +9,7 @@
 Nothing is read of the old run once `prepare` is complete.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def prepare_grown(ctx: Context) -> Facts:
         raise ConfigError(f"{config.run} is not finished (stage {last}): go on with `tirkit run` first")
     tools, change = _change(ctx, old)
     index, retired = _index(old, tools)
-    tasks, dropped = _tasks(old, tools, config.questions)
+    tasks, dropped = _tasks(old, tools, {tool.name for tool in change.changed}, config.questions)
     load_toolbox(ctx.config, tools)  # says now what is wrong with the functions
     loaded = old.load(last)
     growth = grow_vocabulary(loaded.model, loaded.tokenizer, index, tools)
@@ -126,13 +126,15 @@ def _index(old: Context, tools: Sequence[ToolSchema]) -> tuple[ToolIndex, tuple[
         raise ConfigError(f"{old.folder.root}: {error}") from error
 
 
-def _tasks(old: Context, tools: Sequence[ToolSchema], questions: str) -> tuple[dict[str, tuple[Task, ...]], int]:
+def _tasks(
+    old: Context, tools: Sequence[ToolSchema], changed: Collection[str], questions: str
+) -> tuple[dict[str, tuple[Task, ...]], int]:
     """(the run's questions that still hold, with those of the file in the test; how many no longer do)."""
     known = {tool.name: tool for tool in tools}
     tasks: dict[str, tuple[Task, ...]] = {}
     dropped = 0
     for split in SPLITS:
-        held = tuple(task for task in old.sources.tasks[split] if _holds(task, known))
+        held = tuple(task for task in old.sources.tasks[split] if _holds(task, known, changed))
         dropped += len(old.sources.tasks[split]) - len(held)
         tasks[split] = held
     if questions:
@@ -145,11 +147,11 @@ def _tasks(old: Context, tools: Sequence[ToolSchema], questions: str) -> tuple[d
     return tasks, dropped
 
 
-def _holds(task: Task, tools: dict[str, ToolSchema]) -> bool:
-    """Whether all tools of a question are there, and its gold arguments fit them."""
+def _holds(task: Task, tools: Mapping[str, ToolSchema], changed: Collection[str]) -> bool:
+    """Whether all tools of a question are there, and its gold arguments fit those that were changed."""
     calls = task.gold_calls or ()
     return all(name in tools for name in (*task.tools, *(call.name for call in calls))) and not any(
-        validate_arguments(tools[call.name], call.arguments) for call in calls
+        validate_arguments(tools[call.name], call.arguments) for call in calls if call.name in changed
     )
 
 
