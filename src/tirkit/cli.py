@@ -291,6 +291,7 @@ def import_tools(
         typer.Option(help="sent with every call: 'Authorization: Bearer {MY_TOKEN}' names an environment variable"),
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
+    prefix: Annotated[str, typer.Option(help="begins the tools' names, where two sources share some")] = "",
 ) -> None:
     """Import Python functions, OpenAPI operations or MCP tools into a catalogue; again: show what was changed since.
 
@@ -301,7 +302,7 @@ def import_tools(
     from tirkit.tools.imports import update_catalogue
     from tirkit.tools.origin import find_tools
 
-    found = find_tools(source, server, dict(map(read_header, header or ())), env or ())
+    found = find_tools(source, server, dict(map(read_header, header or ())), env or (), prefix)
     fresh = not catalogue.exists()
     difference = update_catalogue(catalogue, found.tools, found.source, update)
     for line in (*map(str, found.skipped), *found.summary(), *difference.lines()):

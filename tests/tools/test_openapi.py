@@ -102,7 +102,7 @@ def test_operations_become_documents(zoo: Path, service: SimpleNamespace) -> Non
     assert [tool.name for tool in found.tools] == ["pets_get", "put_pet", "delete_pet", "post_pets"]
     assert found.read_only == {"pets_get"}
     get = tool(found, "pets_get")
-    assert (get.description, get.source) == ("Gets a pet. Its food, too.", "openapi:zoo.yaml")
+    assert (get.description, get.source) == ("Gets a pet. Its food, too.", f"openapi:{zoo}")
     assert get.parameters == {
         "type": "object",
         "properties": {
@@ -179,6 +179,20 @@ def test_calls_become_the_requests_that_the_document_asks_for(zoo: Path, service
     method, path, headers, body = service.asked[-1]
     assert (method, body) == ("POST", "name=Rex+%26+Co&tags=a&tags=b&at%5Bx%5D=true")
     assert headers["content-type"] == "application/x-www-form-urlencoded"
+
+
+def test_two_services_with_the_same_names_get_prefixes(zoo: Path, tmp_path: Path, service: SimpleNamespace) -> None:
+    catalogue, other = tmp_path / "catalogue.jsonl", tmp_path / "other.yaml"
+    other.write_text(zoo.read_text())
+    tirkit("tools", "import", zoo, "--out", catalogue)
+    assert "has a tool 'pets_get'" in tirkit("tools", "import", other, "--out", catalogue)[1]
+    tirkit("tools", "import", other, "--out", catalogue, "--prefix", "other_", "--update")
+    tools = load_catalogue(catalogue).tools
+    assert [tool.name for tool in tools][3:6] == ["post_pets", "other_pets_get", "other_put_pet"]
+    box = make_toolbox(tools)
+    assert box is not None
+    assert box.run(ToolCall(name="other_pets_get", arguments={"id": "1"})).error is None
+    assert service.asked[-1][1] == "/v1/pets/1"
 
 
 def test_arguments_are_checked_before_anything_is_asked(zoo: Path, service: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 """Documents and services that mean harm: refused or neutralised, each with a reason."""
 
+import contextlib
 import gzip
 import json
 import time
@@ -204,6 +205,41 @@ def test_headers_that_change_the_request_are_no_arguments(load: Callable[..., Im
         assert "a header that calls can't set" in load(parameters=[header | {"required": True}]).skipped[0].why
     else:
         assert not load(headers={"x-key": "{K}"}, parameters=[header]).tools[1].parameters["properties"]
+
+
+def test_whatever_stands_where_it_does_not_belong_is_told_and_never_raised(tmp_path: Path) -> None:
+    pet = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string", "nullable": True}}}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Pet"}}}}
+    parameters = [{"name": "id", "in": "path", "schema": {"type": "string"}}, {"$ref": "#/components/parameters/Q"}]
+    put = {"operationId": "put", "summary": "Puts.", "parameters": parameters, "requestBody": body}
+    document = {
+        "openapi": "3.0.0",
+        "servers": [{"url": "http://{host}", "variables": {"host": {"default": "127.0.0.1"}}}],
+        "paths": {"/x/{id}": {"put": put, "servers": [{"url": "http://127.0.0.1"}]}},
+        "components": {"parameters": {"Q": {"name": "q", "in": "query", "style": "form"}}, "schemas": {"Pet": pet}},
+    }
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(document))
+    assert len(load_openapi(str(path)).tools) == 1
+    for place in _places(document):
+        for wrong in (5, "x", [5], {"x": 5}, None):
+            path.write_text(json.dumps(_with(document, place, wrong)))
+            for headers in ({}, {"X-Key": "{KEY}"}):
+                with contextlib.suppress(CatalogueError):
+                    load_openapi(str(path), headers=headers)
+
+
+def _places(value: Any) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(), *((key, *rest) for key, item in items for rest in _places(item))]
+
+
+def _with(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
+    if not place:
+        return wrong
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = _with(value[place[0]], place[1:], wrong)
+    return copy
 
 
 # What stands in a call

@@ -190,7 +190,7 @@ class _Session:
                 self.client = await stack.enter_async_context(Client(await server.transport(stack), cache=None))
                 ready.set_result(None)
                 await self._stop.wait()
-        except BaseException as error:
+        except BaseException as error:  # later ones are told by the calls that they break
             if not ready.done():
                 ready.set_exception(_first(error) if isinstance(error, Exception) else ConnectionError(_words(error)))
         finally:

@@ -37,7 +37,10 @@ def load_openapi(source: str, server: str = "", headers: Mapping[str, str] | Non
     Raises CatalogueError where the document cannot be read or holds nothing that can be imported.
     """
     document = read_document(source)
-    reader = _Operations(source, document, server, dict(headers or {}))
+    try:
+        reader = _Operations(source, document, server, dict(headers or {}))
+    except ValueError as error:
+        raise CatalogueError(f"{source}: {error}") from error
     tools, skipped, remarks = [], [], []
     for operation in reader.operations():
         try:
@@ -46,6 +49,8 @@ def load_openapi(source: str, server: str = "", headers: Mapping[str, str] | Non
             remarks += remarks_on(operation.title, name, _description(operation))
         except UnusableError as error:
             skipped.append(Remark(operation.title, error.why, error.detail))
+        except (TypeError, AttributeError, ValueError) as error:  # a list where a mapping belongs, and the like
+            skipped.append(Remark(operation.title, "it is not as OpenAPI has it", str(error)[:200]))
     if not tools:
         reason = f"first reason: {skipped[0]}" if skipped else "it has no paths"
         raise CatalogueError(f"{source} holds no operation that can be imported; {reason}")
@@ -90,7 +95,7 @@ class _Operations:
         self.base = source if is_address(source) else ""
         address = urlsplit(source)
         # Without its query: keys are put there.
-        self.source = f"openapi:{address.netloc + address.path if self.base else Path(source).name}"
+        self.source = f"openapi:{address.netloc + address.path if self.base else Path(source).as_posix()}"
         self.document, self.server, self.headers = document, server, headers
         self.schemas = SchemaReader(document)
         self.main = self._server(document) if headers else ""

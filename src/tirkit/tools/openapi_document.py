@@ -34,9 +34,11 @@ def read_document(source: str) -> Mapping[str, Any]:
     except (HttpError, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300] if not isinstance(error, RecursionError) else "nested too deep"
         raise CatalogueError(f"{source} cannot be read as OpenAPI: {reason}") from error
-    version = str(document.get("openapi", "")) if isinstance(document, Mapping) else ""
+    if not isinstance(document, Mapping):
+        document = {}
+    version = str(document.get("openapi", ""))
     if not version.startswith(("3.0", "3.1")):
-        what = "Swagger 2, which a converter makes OpenAPI 3 of" if "swagger" in (document or ()) else "no OpenAPI 3"
+        what = "Swagger 2, which a converter makes OpenAPI 3 of" if "swagger" in document else "no OpenAPI 3"
         raise CatalogueError(f'{source} is {what}: its "openapi" must be 3.0 or 3.1, not {version[:20]!r}')
     return document
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from tirkit.types import HttpOrigin, McpOrigin, PythonOrigin, ToolSchema
 
 
 def find_tools(
-    source: str, server: str = "", headers: Mapping[str, str] | None = None, env: Sequence[str] = ()
+    source: str, server: str = "", headers: Mapping[str, str] | None = None, env: Sequence[str] = (), prefix: str = ""
 ) -> Imported:
     """The tools of a source: Python functions (`x.py`, a module), an OpenAPI document (file or address), or an MCP
     server (`mcp:` and its command or address).
 
-    See `load_functions`, `load_openapi`, `load_mcp`. Raises a UserError where the source holds none.
+    prefix: begins their names, where another source has the same ones. See `load_functions`, `load_openapi`,
+    `load_mcp`. Raises a UserError where the source holds none.
     """
+    found = _find_tools(source, server, headers, env)
+    tools = tuple(tool.model_copy(update={"name": prefix + tool.name}) for tool in found.tools)
+    return replace(found, tools=tools, read_only=frozenset(prefix + name for name in found.read_only))
+
+
+def _find_tools(source: str, server: str, headers: Mapping[str, str] | None, env: Sequence[str]) -> Imported:
     if source.startswith("mcp:"):
         return _mcp().load_mcp(source.removeprefix("mcp:"), headers, env)
     if is_address(source) or Path(source).suffix in (".json", ".yaml", ".yml"):
