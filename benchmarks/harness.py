@@ -142,8 +142,9 @@ def write_results(results: Iterable[Result], out: Path, page: Path = PAGE) -> st
     for result in results:
         fresh.setdefault(result.benchmark, []).append(result)
     for name, group in fresh.items():
-        (folder / f"{name}.json").write_bytes(adapter.dump_json(group, indent=1) + b"\n")
-    every = {file.stem: adapter.validate_json(file.read_bytes()) for file in sorted(folder.glob("*.json"))}
+        (folder / f"{name.replace(' ', '_')}.json").write_bytes(adapter.dump_json(group, indent=1) + b"\n")
+    groups = [adapter.validate_json(file.read_bytes()) for file in sorted(folder.glob("*.json"))]
+    every = {group[0].benchmark: group for group in groups}
     panels = tuple(panel for group in every.values() for panel in _panels(group))
     write_report(folder / "report", ReportData(title="tirkit: benchmarks", panels=panels))
     text = _markdown(every)
