@@ -167,7 +167,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         run_stages(configured(tmp_path, (), none), tmp_path / "a", ["prepare"])
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(CatalogueError, match="there is no tool 'dubble' to allow; .*: double, wait"):
+    with pytest.raises(CatalogueError, match=r"there is no tool 'dubble' to allow; .*: double, wait"):
         run_stages(configured(other, ("dubble",)), tmp_path / "b", ["prepare"])
     empty = tmp_path / "empty"
     empty.mkdir()

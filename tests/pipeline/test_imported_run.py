@@ -1,4 +1,4 @@
-"""A run whose catalogue file was imported: operations of a service beside Python functions, run as their origins say."""
+"""A run with an imported catalogue: operations of a service beside Python functions, each run as its origin says."""
 
 import json
 import threading
