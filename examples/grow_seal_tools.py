@@ -10,7 +10,7 @@ every step, with intervals, paired differences, and the time of each step as a s
 import argparse
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def divide(data: Path, sizes: Sequence[int]) -> tuple[list[list[ToolSchema]], li
     return groups, questions
 
 
-def measured(root: Path, parts: dict[str, Sequence[ToolSchema]], asked: Sequence[Task]) -> dict[str, Any]:
+def measured(root: Path, parts: Mapping[str, Sequence[ToolSchema]], asked: Sequence[Task]) -> dict[str, Any]:
     """What a run's model knows of each part of the tools, by tool, and its success on questions; made only once."""
     path = root / "growth_measures.json"
     if path.exists():
