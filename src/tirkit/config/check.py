@@ -156,8 +156,8 @@ def _rl(config: RunConfig) -> list[str]:
             and rl.reward == "trajectory"
             and rl.bonus_weight > 0
             and not (config.reward_model.enabled or rl.scorer_url),
-            'rl.reward = "trajectory" gets its bonus from a reward model: set reward_model.enabled = true, rl.scorer_url '
-            "to that of a served one, or rl.bonus_weight = 0 for the outcome alone",
+            'rl.reward = "trajectory" gets its bonus from a reward model: set reward_model.enabled = true, '
+            "rl.scorer_url to that of a served one, or rl.bonus_weight = 0 for the outcome alone",
         ),
     )
 
