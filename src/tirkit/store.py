@@ -87,12 +87,17 @@ class RunFolder:
                 raise StoreError(
                     f"{root} holds a run with other settings:\n  {changed}\nGive those back, or another --out folder"
                 )
-        elif any(path.name not in (".lock", ".manifest.json.part") for path in root.iterdir()):
-            raise StoreError(f"{root} is not empty and not a run folder; give another --out folder")
         else:
+            cls.check_free(root)
             folder = cls.begin(root, config)
         folder._acquire()
         return folder
+
+    @staticmethod
+    def check_free(root: Path) -> None:
+        """Raises `StoreError` where another thing than a run is in the way of a new one."""
+        if root.exists() and any(path.name not in (".lock", ".manifest.json.part") for path in root.iterdir()):
+            raise StoreError(f"{root} is not empty and not a run folder; give another --out folder")
 
     @classmethod
     def begin(cls, root: Path, config: RunConfig) -> "RunFolder":

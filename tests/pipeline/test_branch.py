@@ -97,6 +97,11 @@ def test_a_run_that_is_there_is_left_alone_and_a_source_that_is_not_is_named(who
     with pytest.raises(StoreError, match="nowhere is not a run folder"):
         branch(tmp_path / "nowhere", small(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StoreError, match="mine is not empty and not a run folder"):
+        branch(whole, small(), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 def test_arms_of_a_comparison_take_over_what_they_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ named *arms*: sets of overrides that turn it into a baseline or an ablation.
 """
 
 from tirkit.config.autotraj import QualityConfig, RepairConfig
+from tirkit.config.check import TRAINING
 from tirkit.config.load import arm_names, differences, load_config, override, parse_config
 from tirkit.config.run import RunConfig
 from tirkit.config.sections import (
@@ -20,6 +21,7 @@ from tirkit.config.sections import (
 )
 
 __all__ = [
+    "TRAINING",
     "CatalogueConfig",
     "ConfigError",
     "EndpointSection",

@@ -3,7 +3,7 @@
 from tirkit.config.run import RunConfig
 from tirkit.config.sections import ConfigError
 
-TRAINING = (
+TRAINING = (  # stages between preparation and evaluation, in order; each has a section
     "internalise",
     "synthesise",
     "warmup",

@@ -45,10 +45,11 @@ def branch(source: Path, config: RunConfig, root: Path) -> tuple[str, ...]:
     """Make the run folder `root` of `config`, with the shared stages that the run in `source` has completed.
 
     Returns them. A folder that is already a run is left as it is: it is to be continued. Raises `StoreError` where
-    `source` is no run folder.
+    `source` is no run folder, or `root` holds something else.
     """
     if (root / "manifest.json").exists():
         return ()
+    RunFolder.check_free(root)
     run = RunFolder.read(source)
     taken = [stage for stage in shared_stages(run.manifest.config, config) if run.mark(stage) is not None]
 

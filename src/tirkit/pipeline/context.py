@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tirkit.config import RunConfig
+from tirkit.config import TRAINING, RunConfig
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.autotool.refine import Refined
 from tirkit.methods.tinr.grow import Grown
@@ -39,23 +39,7 @@ from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Task, ToolSchema, Trajectory
 
-STAGE_ORDER = (
-    "prepare",
-    "internalise",
-    "synthesise",
-    "warmup",
-    "label",
-    "candidates",
-    "repair",
-    "pairs",
-    "finetune",
-    "reward_model",
-    "refine",
-    "rl",
-    "grow",
-    "evaluate",
-    "report",
-)
+STAGE_ORDER = ("prepare", *TRAINING, "grow", "evaluate", "report")
 WORKERS = 16  # real tool calls at a time
 MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl", "grow")  # those that leave a model of tasks
 
