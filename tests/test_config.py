@@ -53,7 +53,7 @@ def test_digest_and_differences_follow_every_setting() -> None:
     left = RunConfig()
     right = RunConfig.model_validate_json('{"rl": {"lr": 0.5}}')
     assert left.digest != right.digest
-    assert differences(left, right) == [f"rl.lr: {left.rl.lr} → 0.5"]
+    assert differences(left, right) == {"rl.lr": f"{left.rl.lr} → 0.5"}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class RunFolder:
         if (root / "manifest.json").exists():
             folder = cls.read(root)
             if folder.manifest.config != config:
-                changed = "\n  ".join(differences(folder.manifest.config, config))
+                changed = "\n  ".join(f"{k}: {v}" for k, v in differences(folder.manifest.config, config).items())
                 raise StoreError(
                     f"{root} holds a run with other settings:\n  {changed}\nGive those back, or another --out folder"
                 )

@@ -176,3 +176,13 @@ def test_a_target_in_a_mode_has_no_ids_of_its_annotator() -> None:
     assert (target.prompt_ids, target.turns[0].ids, target.turns[0].logps) == ((), (), ())
     assert (target.turns[0].reply_ids, target.turns[0].given) == ((), 0)
     assert target.turns[0].text == "[no_think]\n<answer>5</answer>"
+
+
+def test_a_baseline_that_always_or_never_thinks_knows_the_other_mode_s_attempts_not() -> None:
+    attempt = Trajectory(task_id="a", prompt=(), turns=(), stop=StopReason.ANSWERED)
+    both = Attempted(task_id="a", samples=4, no_think_right=3, think_right=2, no_think=attempt, think=attempt)
+    assert both.mode() == "no_think"
+    assert both.only("think").mode() == "think"
+    assert both.only("think").no_think is None
+    assert both.only("no_think").mode() == "no_think"
+    assert Attempted(task_id="a", samples=4, no_think_right=0, think_right=4).only("no_think").mode() is None

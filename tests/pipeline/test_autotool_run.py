@@ -19,7 +19,7 @@ from tirkit.methods.autotraj.pairs import Example
 from tirkit.pipeline import autotool, autotraj, reinforce
 from tirkit.pipeline.autotool import RewardRound, entropy_control, mode_labels, refined
 from tirkit.pipeline.context import Context, Loaded
-from tirkit.pipeline.run import run_stages
+from tirkit.pipeline.run import run_stages, to_ask
 from tirkit.pipeline.train import Facts, _in_both_modes, general_rows
 from tirkit.rollout.policy import RolloutFn, ScriptedPolicy, oracle
 from tirkit.store import RunFolder
@@ -116,12 +116,38 @@ def test_the_last_model_is_asked_in_either_mode_too(whole: RunFolder) -> None:
         assert {item.metrics["think_rate"] for item in result.items} == {rate}
 
 
+@pytest.mark.parametrize(
+    ("earlier", "forced", "expected"),
+    [
+        (True, False, [("warmup", None), ("finetune", None), ("rl", None)]),
+        (False, True, [("rl", "think"), ("rl", "no_think"), ("rl", None)]),
+        (False, False, [("rl", None)]),
+    ],
+)
+def test_only_what_the_config_wants_is_measured(
+    whole: RunFolder, earlier: bool, forced: bool, expected: list[tuple[str, Mode | None]]
+) -> None:
+    ctx = context(whole)
+    evaluate = ctx.config.evaluate.model_copy(update={"earlier": earlier, "forced": forced})
+    ctx.config = ctx.config.model_copy(update={"evaluate": evaluate})
+    assert to_ask(ctx) == expected
+
+
 def test_targets_begin_with_the_tag_of_their_mode(whole: RunFolder) -> None:
     labels = mode_labels(context(whole))
     for target in whole.read_records("targets", Trajectory):
         assert target.mode is not None
         assert target.turns[0].text.startswith(MODE_TAGS[target.mode])
         assert labels[target.task_id] == target.mode
+
+
+@pytest.mark.parametrize("only", ["think", "no_think"])
+def test_a_baseline_labels_nothing_in_the_other_mode(whole: RunFolder, only: Mode) -> None:
+    ctx = context(whole)
+    ctx.config = ctx.config.model_copy(update={"label": ctx.config.label.model_copy(update={"only": only})})
+    # Without thinking the annotator can do sums alone; with it, all four.
+    wanted = {"think": ["think"] * 4, "no_think": ["no_think", None, "no_think", None]}
+    assert list(mode_labels(ctx).values()) == wanted[only]
 
 
 def test_rl_trains_on_what_refinement_kept(whole: RunFolder) -> None:

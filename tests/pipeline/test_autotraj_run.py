@@ -25,7 +25,7 @@ from tirkit.pipeline.autotraj import load_scorer
 from tirkit.pipeline.context import STAGE_ORDER, Context
 from tirkit.pipeline.inspect import inspect_run
 from tirkit.pipeline.reinforce import _reward
-from tirkit.pipeline.run import STAGES, models_to_ask, run_stages
+from tirkit.pipeline.run import STAGES, run_stages, to_ask
 from tirkit.pipeline.serve import score_routes
 from tirkit.rollout.policy import Policy, RolloutRequest, ScriptedPolicy, oracle
 from tirkit.scoring.quality import Decision, QualitySettings
@@ -311,11 +311,14 @@ def test_a_served_reward_model_scores_as_the_trained_one_did(
 
 
 def test_what_is_tested_shows_the_part_of_each_stage(whole: RunFolder, configured: Callable[..., RunConfig]) -> None:
-    assert models_to_ask(Context(configured(**TRAINING), whole, Progress())) == ["prepare", "finetune", "rl"]
+    def stages(config: RunConfig) -> list[str]:
+        return [stage for stage, _ in to_ask(Context(config, whole, Progress()))]
+
+    assert stages(configured(**TRAINING)) == ["prepare", "finetune", "rl"]
     tinr = RunConfig()
-    assert models_to_ask(Context(tinr, whole, Progress())) == ["warmup", "rl"]
+    assert stages(tinr) == ["warmup", "rl"]
     no_rl = tinr.model_copy(update={"rl": tinr.rl.model_copy(update={"enabled": False})})
-    assert models_to_ask(Context(no_rl, whole, Progress())) == ["warmup"]
+    assert stages(no_rl) == ["warmup"]
 
 
 def test_a_repairer_is_only_as_knowing_as_the_config_says(

@@ -61,7 +61,11 @@ def test_stages_are_shared_up_to_the_first_that_reads_what_differs() -> None:
         changed = small(**{section: {"steps": 9}})
         assert shared_stages(small(), changed) == STAGE_ORDER[: STAGE_ORDER.index(stage)]
     assert shared_stages(small(), small(pairs={"repairs": "none"}, rl={"steps": 2}))[-1] == "repair"
-    assert set(FIRST_READER) <= set(RunConfig.model_fields)
+    assert shared_stages(small(), small(evaluate={"forced": False, "earlier": False}))[-1] == "grow"
+    assert shared_stages(small(), small(evaluate={"general_items": 1})) == ()  # asked after every phase
+    known = {name: set(section) for name, section in RunConfig().model_dump().items() if isinstance(section, dict)}
+    for section, _, key in (name.partition(".") for name in FIRST_READER):
+        assert key in {"", *known[section]}
 
 
 @pytest.fixture(scope="module")

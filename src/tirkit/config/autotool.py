@@ -1,5 +1,7 @@
 """The sections of AutoTool: mode labels, refinement of RL's questions. Entropy is in RL's section."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from tirkit.config.sections import EndpointSection, Section
@@ -19,6 +21,9 @@ class LabelConfig(EndpointSection):
     samples: int = Field(default=8, gt=0, description="attempts of either at each")
     temperature: float = Field(default=1.0, gt=0)
     min_correct: int = Field(default=1, gt=0, description="right attempts without thinking that make a question easy")
+    only: Literal["", "think", "no_think"] = Field(
+        default="", description="attempts in the other mode count for nothing: baselines that always or never think"
+    )
     min_think_share: float = Field(default=0.3, ge=0, le=1, description="of what is imitated, where there is enough")
     max_think_share: float = Field(default=0.5, ge=0, le=1)
     chunk: int = Field(default=32, gt=0, description="questions between two writes")

@@ -64,10 +64,10 @@ def parse_config(data: Mapping[str, Any], origin: str) -> RunConfig:
     return config
 
 
-def differences(left: RunConfig, right: RunConfig) -> list[str]:
-    """`key: left → right` for every setting in which the two differ."""
+def differences(left: RunConfig, right: RunConfig) -> dict[str, str]:
+    """`left → right` by `section.key`, for every setting in which the two differ."""
     a, b = _flat(left.model_dump()), _flat(right.model_dump())
-    return [f"{key}: {a[key]} → {b[key]}" for key in a if a[key] != b[key]]
+    return {key: f"{a[key]} → {b[key]}" for key in a if a[key] != b[key]}
 
 
 def _arms(value: Any, path: Path) -> dict[str, dict[str, Any]]:

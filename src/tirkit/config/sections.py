@@ -9,6 +9,7 @@ from tirkit.types import UserError
 Indexing = Literal["atomic", "name", "numeric", "hierarchical", "none"]
 Schedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "muon"]
+EmbeddedKind = Literal["single", "two_step", "arithmetic_easy", "arithmetic_plain", "arithmetic_hard", "no_tool"]
 
 
 class ConfigError(UserError):
@@ -62,7 +63,7 @@ class TasksConfig(Section):
 
     path: str = Field(default="embedded", description="'embedded', 'seal_tools_sample' or a question file")
     num_train: int = Field(default=1600, gt=0)
-    kinds: tuple[Literal["single", "two_step", "arithmetic_easy", "arithmetic_hard", "no_tool"], ...] = Field(
+    kinds: tuple[EmbeddedKind, ...] = Field(
         default=(), description="embedded only: these in turn, about seen tools; none = the usual mix"
     )
     num_rl: int = Field(
@@ -255,6 +256,8 @@ class EvaluateConfig(Section):
     """What is measured after the last phase."""
 
     enabled: bool = True
+    earlier: bool = Field(default=True, description="the models before fine-tuning, RL and growing answer the test too")
+    forced: bool = Field(default=True, description="rollout.modes only: the last model answers it in either mode too")
     knowledge_items: int = Field(default=256, ge=0, description="tools asked after every phase; 0 = all")
     general_items: int = Field(
         default=50, ge=0, description="of each of the embedded base model's own tasks, after every phase; 0 = none"

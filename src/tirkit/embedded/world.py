@@ -18,7 +18,7 @@ from tirkit.embedded.phrases import ParameterKind
 from tirkit.embedded.values import Split, stable_hash
 from tirkit.types import Message, Task, ToolCall, ToolSchema
 
-TaskKind = Literal["single", "two_step", "arithmetic_easy", "arithmetic_hard", "no_tool"]
+TaskKind = Literal["single", "two_step", "arithmetic_easy", "arithmetic_plain", "arithmetic_hard", "no_tool"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 ToolChoice = Literal["seen", "unseen", "all"]
 
@@ -201,11 +201,18 @@ def make_task(text: str, kind: TaskKind, split: Split, answer: str, requests: li
 
 
 def draw_addition(rng: random.Random, kind: TaskKind, split: Split) -> Task:
-    """An addition without tools: two digits plus one without carry, or three digits plus three."""
+    """An addition without tools: two digits plus one without carry, three plus three without carry ("plain": written
+    like a hard one, and as long to think about, but each digit follows from two), or three plus three.
+    """
 
     def draw() -> tuple[int, int]:
         if kind == "arithmetic_hard":
             return rng.randint(100, 999), rng.randint(100, 999)
+        if kind == "arithmetic_plain":
+            tops = [rng.randint(low, 9) for low in (2, 0, 0)]
+            parts = [rng.randint(low, top - low) for low, top in zip((1, 0, 0), tops, strict=True)]
+            a = int("".join(map(str, parts)))
+            return a, int("".join(map(str, tops))) - a
         a = rng.randint(10, 98)
         return a, rng.randint(0, 9 - a % 10)
 

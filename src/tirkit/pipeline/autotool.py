@@ -5,7 +5,7 @@ Records: `attempted` (Attempted, written piece by piece), `targets` (Trajectory:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf
 
@@ -43,6 +43,7 @@ def label(ctx: Context) -> Facts:
         progress=ctx.progress.stage("label"),
     )
     ctx.folder.write_records("attempted", attempts)
+    attempts = _counted(ctx, attempts)
     script = ScriptedPolicy(short_gold(ctx.dialect), ctx.renderer, "gold")
     known = [task for task in tasks if task.gold_rounds is not None and (task.calls_only or task.answer is not None)]
     played = ctx.rollout(ctx.renderer, script)(group_requests(known, 1, ctx.config.seed))
@@ -69,8 +70,14 @@ def label(ctx: Context) -> Facts:
 
 def mode_labels(ctx: Context) -> dict[str, Mode | None]:
     """Question → the mode it should be answered in, None where both annotators fail; empty where none is labelled."""
-    attempted = ctx.folder.read_records("attempted", Attempted)
+    attempted = _counted(ctx, ctx.folder.read_records("attempted", Attempted))
     return {one.task_id: one.mode(ctx.config.label.min_correct) for one in attempted}
+
+
+def _counted(ctx: Context, attempts: Iterable[Attempted]) -> list[Attempted]:
+    """What labels rest on: all attempts, or those in the one mode that the config wants."""
+    only = ctx.config.label.only
+    return [attempted.only(only) if only else attempted for attempted in attempts]
 
 
 def _annotator(ctx: Context, loaded: Loaded, who: str, mode: Mode) -> RolloutFn:

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tirkit.config import RunConfig
+from tirkit.config import RunConfig, differences
 from tirkit.pipeline.context import STAGE_ORDER
 from tirkit.pipeline.sources import SPLITS
 from tirkit.store import RunFolder, save_folder, write_atomic
 
-FIRST_READER = {  # section of a config → the first stage that reads it; all others are read from the beginning
+FIRST_READER = {  # section of a config, or one key of it → the first stage that reads it; "prepare" for all others
     "warmup": "warmup",
     "label": "label",
     "candidates": "candidates",
@@ -20,6 +20,9 @@ FIRST_READER = {  # section of a config → the first stage that reads it; all o
     "reward_model": "reward_model",
     "refine": "refine",
     "rl": "refine",
+    "evaluate.enabled": "evaluate",
+    "evaluate.earlier": "evaluate",
+    "evaluate.forced": "evaluate",
 }
 RECORDS: dict[str, tuple[str, ...]] = {  # beside validation_STAGE and knowledge_STAGE
     "prepare": ("catalogue", *(f"tasks_{split}" for split in SPLITS), "growth", "attempts"),
@@ -36,8 +39,8 @@ RECORDS: dict[str, tuple[str, ...]] = {  # beside validation_STAGE and knowledge
 
 def shared_stages(one: RunConfig, other: RunConfig) -> tuple[str, ...]:
     """The stages, in order, that come out the same under both configs; evaluation never does: it names its arm."""
-    differing = [name for name in RunConfig.model_fields if getattr(one, name) != getattr(other, name)]
-    first = [FIRST_READER.get(name, "prepare") for name in differing if name != "name"]
+    keys = [key for key in differences(one, other) if key != "name"]
+    first = [FIRST_READER.get(key, FIRST_READER.get(key.split(".")[0], "prepare")) for key in keys]
     return STAGE_ORDER[: min(map(STAGE_ORDER.index, [*first, "evaluate"]))]
 
 

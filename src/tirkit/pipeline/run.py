@@ -145,13 +145,12 @@ def synthesise(ctx: Context) -> Facts:
 
 
 def test(ctx: Context) -> Facts:
-    """The test questions, asked of every model that `models_to_ask` names; of the last one in either mode too."""
-    *earlier, last = models_to_ask(ctx)
-    tasks, model = ctx.sources.tasks["test"], ctx.load(last)
-    results = [ask(ctx, ctx.load(stage), tasks, stage) for stage in earlier]
-    if ctx.dialect.modes:
-        results += [ask(ctx, model, tasks, last, mode) for mode in get_args(Mode)]
-    results.append(ask(ctx, model, tasks, last))
+    """The test questions, asked of every model and in every mode that `to_ask` names."""
+    tasks, models = ctx.sources.tasks["test"], dict[str, Loaded]()
+    results: list[EvaluationResult] = []
+    for stage, mode in to_ask(ctx):
+        models = {stage: models.get(stage) or ctx.load(stage)}  # one at a time
+        results.append(ask(ctx, models[stage], tasks, stage, mode))
     ctx.folder.write_records("test_results", results)
     facts: Facts = {}
     for result in results:
@@ -161,13 +160,17 @@ def test(ctx: Context) -> Facts:
     return facts | novelty_facts(ctx, results)
 
 
-def models_to_ask(ctx: Context) -> list[str]:
-    """Stages: the last one that left a model, and those before fine-tuning, RL and growing, to tell what these did."""
-    rl = ctx.folder.mark("rl")
+def to_ask(ctx: Context) -> list[tuple[str, Mode | None]]:
+    """Stages with the mode that answers are forced into: the models before fine-tuning, RL and growing, to tell what
+    these did, then the last one that there is, forced into either mode (where the run has modes) and by its own choice.
+    """
+    config, rl = ctx.config.evaluate, ctx.folder.mark("rl")
     skipped = rl is not None and bool(rl.facts.get("skipped"))
     steps = [stage for stage in ("finetune", "rl", "grow") if ctx.enabled(stage) and not (stage == "rl" and skipped)]
     last = ctx.stage_before("rl" if skipped else "evaluate")
-    return list(dict.fromkeys([*map(ctx.stage_before, steps), last]))
+    before = dict.fromkeys(map(ctx.stage_before, steps if config.earlier else []))
+    forced: tuple[Mode, ...] = get_args(Mode) if ctx.dialect.modes and config.forced else ()
+    return [*((stage, None) for stage in before if stage != last), *((last, mode) for mode in forced), (last, None)]
 
 
 def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, mode: Mode | None = None) -> EvaluationResult:

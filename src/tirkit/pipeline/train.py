@@ -21,7 +21,7 @@ from tirkit.pipeline.context import Context, Loaded
 from tirkit.rollout.loop import stable_seed
 from tirkit.text.control import THINK_OPEN
 from tirkit.training.callbacks import ProgressCallback
-from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, train_sft
+from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow, token_weighted, train_sft
 from tirkit.types import Task, ToolSchema, Trajectory
 
 Facts = dict[str, JsonValue]
@@ -75,7 +75,11 @@ def attempt_rows(ctx: Context, loaded: Loaded, attempts: Iterable[Trajectory]) -
 
 
 def supervise(ctx: Context, loaded: Loaded, stage: str, config: WarmupConfig, rows: Sequence[WeightedRow]) -> Facts:
-    """Train on `rows`, with some of phase 1 and of the base model's own tasks among them; what it took and gave."""
+    """Train on `rows`, with some of phase 1 and of the base model's own tasks among them; what it took and gave.
+
+    Where the run has modes, each token of `rows` counts alike, or the choice of the mode would be learnt askew.
+    """
+    rows = token_weighted(rows) if ctx.dialect.modes else rows
     replayed = alignment_rows(ctx, loaded) if ctx.enabled("internalise") and config.replay else []
     rows = replay_mix(rows, replayed, config.replay if replayed else 0.0, ctx.config.seed)
     rows = replay_mix(rows, general_rows(ctx, loaded, config, len(rows)), config.general, ctx.config.seed)

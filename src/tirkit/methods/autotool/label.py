@@ -45,6 +45,11 @@ class Attempted(Record):
             return "no_think"
         return "think" if self.think_right else None
 
+    def only(self, mode: Mode) -> "Attempted":
+        """The same without the right attempts in the other mode: what a baseline that always or never thinks knows."""
+        other: Mode = "no_think" if mode == "think" else "think"
+        return self.model_copy(update={f"{other}_right": 0, other: None})
+
 
 def attempt_both(
     tasks: Sequence[Task],
