@@ -9,6 +9,7 @@ An interval is over items: it says how far the mean could move with other questi
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from tirkit.scoring.calls import call_scores, recalled
 from tirkit.scoring.match import Verdict, verdict
@@ -118,6 +119,18 @@ def paired_over_seeds(
     low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     stderr = float(means.std()) if x.size > 1 else None
     return Estimate(mean=float(x.mean()), stderr=stderr, low=float(low), high=float(high), n=n)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over runs with different seeds, and half the width of its 95 % interval (Student's t); 0 for one run.
+
+    >>> [round(x, 3) for x in over_seeds([1.0, 2.0, 3.0])]  # t(0.975, 2) = 4.303, standard error 1 / sqrt(3)
+    [2.0, 2.484]
+    """
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, float(stats.t.ppf((1 + COVERAGE) / 2, len(values) - 1) * stats.sem(values))
 
 
 def acu(items: Sequence[Item], num_parameters: float, seed: int = 0) -> Estimate | None:
