@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few steps")
     parser.add_argument("--report", action="store_true", help="only report what is there")
     options = parser.parse_args()
-    out = options.out / "tuning" if options.tune else options.out
+    out = options.out / ("tuning" if options.tune else "quick" if options.quick else "")  # never mixed with results
     if not options.report:
         run_all(_runs(options), out, options.jobs)
     print(write(out, options.studies.split(",")))

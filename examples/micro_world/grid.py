@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import torch
 from examples.micro_world.arms import ARMS
 from examples.micro_world.model import new_model
 from examples.micro_world.studies import STUDIES
-from examples.micro_world.training import Point, Sizes, measure, reinforce
-from examples.micro_world.world import Split, World
+from examples.micro_world.training import Measured, Point, Sizes, measure, reinforce
+from examples.micro_world.world import Split
 from transformers import Qwen3ForCausalLM
 
 from tirkit.rollout.loop import stable_seed
@@ -57,31 +57,38 @@ def run_all(runs: Sequence[Run], out: Path, jobs: int) -> None:
         pool.starmap(execute, left, chunksize=1)
 
 
-def make_start(run: Run, out: Path) -> Qwen3ForCausalLM:
-    """The model that all arms of a seed start from; made once, kept beside the results, out of version control."""
-    study, path = STUDIES[run.study], out / ".starts" / f"{run.study}.{run.seed}.pt"
+def make_start(run: Run, out: Path) -> tuple[Qwen3ForCausalLM, Mapping[str, Measured]]:
+    """What all arms of a seed start from, and how it answers: "before", and "unshifted" where it was then shifted.
+
+    Made once, kept beside the results, out of version control.
+    """
+    study, sizes, path = STUDIES[run.study], run.sizes, out / ".starts" / f"{run.study}.{run.seed}.pt"
     if path.exists():
-        model = new_model(run.seed)
-        model.load_state_dict(torch.load(path, weights_only=True))
-        return model
-    model = study.start(World(seed=run.seed), run.sizes, run.seed)
+        model, saved = new_model(run.seed), torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        return model, saved["measured"]
+    tasks = study.world(run.seed).tasks(sizes.measured, run.split, run.seed, study.depths)
+    model, measured = study.competent(sizes, run.seed), {}
+    if study.rare is not None:
+        measured["unshifted"] = measure(model, tasks, study.ways, run.seed)
+        study.shift(model, sizes, run.seed)
+    measured["before"] = measure(model, tasks, study.ways, run.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / ".gitignore").write_text("*\n")
     part = path.with_suffix(".part")
-    torch.save(model.state_dict(), part)
+    torch.save({"model": model.state_dict(), "measured": measured}, part)
     part.replace(path)
-    return model
+    return model, measured
 
 
 def execute(run: Run, out: Path) -> None:
     """Start → reinforcement → measurement; the file is there from the first window on, and says when it is complete."""
-    began, world, study, sizes = time.process_time(), World(seed=run.seed), STUDIES[run.study], run.sizes
-    model = make_start(run, out)
-    measured = world.tasks(sizes.measured, run.split, run.seed, study.depths)
-    before, curve = measure(model, measured, study.ways, run.seed), []
+    began, study, sizes, curve = time.process_time(), STUDIES[run.study], run.sizes, list[Point]()
+    world = study.world(run.seed)
+    model, measured = make_start(run, out)
 
     def write(**more: Any) -> None:
-        record = {"complete": False, "before": before, "curve": curve, **more}
+        record = {"complete": False, **measured, "curve": curve, **more}
         record |= {"study": run.study, "arm": run.arm, "candidate": run.candidate, "seed": run.seed}
         write_atomic(run.path(out), json.dumps(rounded(record), indent=None) + "\n")
 
@@ -91,7 +98,8 @@ def execute(run: Run, out: Path) -> None:
 
     tasks = world.tasks(sizes.steps * sizes.problems, "train", stable_seed("rl", run.seed), study.depths)
     reinforce(model, tasks, ARMS[run.arm].candidates[run.candidate], sizes, run.seed, on_point)
-    after = measure(model, measured, study.ways, run.seed)
+    tasks = world.tasks(sizes.measured, run.split, run.seed, study.depths)
+    after = measure(model, tasks, study.ways, run.seed)
     write(complete=True, after=after, split=run.split, cpu_seconds=time.process_time() - began)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from examples.micro_world.arms import ARMS, CHOSEN
@@ -69,11 +70,11 @@ def _probe(point: Mapping[str, float]) -> ModeProbe:
 
 def during(run: RunRecord) -> float:
     """Accuracy on hard problems over the whole of training."""
-    return sum(point["right/hard"] for point in run["curve"]) / len(run["curve"])
+    return mean([point["right/hard"] for point in run["curve"]])
 
 
 def end(way: str, series: str, when: str = "after") -> Reader:
-    """A series at the end (or before), sampled freely ("auto") or with a mode or route forced."""
+    """A series at the end, or `when`: sampled freely ("auto") or with a mode or route forced."""
     return lambda run: run[when][way].get(series, 0.0)
 
 
@@ -109,17 +110,23 @@ COLUMNS: Mapping[str, Mapping[str, tuple[Reader, float]]] = {  # head → reader
         "hard right, made to think": (end("think", "right/hard"), 100),
     },
     "routes": {
-        "rare route, start": (end("think", "all/hard", "before"), 100),
-        "right by it, start": (end("all", "right/hard", "before"), 100),
-        "right by the other, start": (end("skip", "right/hard", "before"), 100),
-        "rare route, end": (end("auto", "all/hard"), 100),
+        "rare route in training": (lambda run: mean(watched(run)), 100),
         "hard right in training": (during, 100),
         "hard right": (end("auto", "right/hard"), 100),
-        "right by the other, end": (end("skip", "right/hard"), 100),
+        "rare route": (end("auto", "all/hard"), 100),
+        "right by it": (end("all", "right/hard"), 100),
+        "right by the other": (end("rough", "right/hard"), 100),
         "thinks": (end("auto", "think/hard"), 100),
     },
 }
-
+START: Mapping[
+    str, tuple[str, str]
+] = {  # head → way and series of what the shift should move, and of what it should not
+    "rare route": ("think", "all/hard"),
+    "right by it": ("all", "right/hard"),
+    "right by the other": ("rough", "right/hard"),
+    "thinks": ("auto", "think/hard"),
+}
 STEPS: Mapping[str, Mapping[str, Callable[[RunRecord], int | None]]] = {
     "modes": {"thinking back": recovery, "warned": warned},
     "routes": {"route back": recovery},
@@ -145,6 +152,22 @@ def make_table(runs: Sequence[RunRecord], study: str) -> Table:
     return Table(title=TITLES[study], head=head, rows=tuple(rows), note=NOTE)
 
 
+def starts(runs: Sequence[RunRecord]) -> Table:
+    """What the arms of each seed start from, before the shift of the route and after it; no rows without one."""
+    shifted = {run["seed"]: run for run in runs if run.get("unshifted")}
+    rows = [(str(seed), *_shifts([run])) for seed, run in sorted(shifted.items())]
+    if len(rows) > 1:
+        rows.append(("all", *_shifts(list(shifted.values()))))
+    return Table(title="The start, before the shift → after it", head=("seed", *START), rows=tuple(rows), note=NOTE)
+
+
+def _shifts(runs: Sequence[RunRecord]) -> list[str]:
+    return [
+        " → ".join(_cell([100 * end(way, series, when)(run) for run in runs]) for when in ("unshifted", "before"))
+        for way, series in START.values()
+    ]
+
+
 def differences(runs: Sequence[RunRecord], study: str, base: tuple[str, str]) -> Table:
     """Each arm minus the arm and setting `base`, over the seeds that both have: what seeds share drops out."""
     groups = grouped(runs)
@@ -160,8 +183,8 @@ def differences(runs: Sequence[RunRecord], study: str, base: tuple[str, str]) ->
 
 
 def _cell(values: Sequence[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
+    middle, half = interval(values)
+    return f"{middle:.1f} ± {half:.1f}" if len(values) > 1 else f"{middle:.1f}"
 
 
 def _steps(steps: Sequence[int | None]) -> str:
@@ -176,10 +199,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]  # t(0.975, 2) = 4.303, standard error 1 / sqrt(3)
     [2.0, 2.484]
     """
-    mean = sum(values) / len(values)
     if len(values) < 2:
-        return mean, 0.0
-    return mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+        return mean(values), 0.0
+    return mean(values), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def panels(runs: Sequence[RunRecord], study: str) -> tuple[Panel, ...]:
@@ -198,7 +220,7 @@ def _curve(name: str, runs: Sequence[RunRecord]) -> Curve:
     return Curve(
         name=ARMS[runs[0]["arm"]].title,
         x=tuple(float(same_step[0]["step"]) for same_step in points),
-        y=tuple(sum(v) / len(v) for v in values),
+        y=tuple(mean(v) for v in values),
         stderr=stderr,
     )
 
@@ -214,13 +236,15 @@ def write(out: Path, studies: Sequence[str]) -> Path:
     runs = {study: [json.loads(path.read_text()) for path in sorted((out / study).glob("*.json"))] for study in studies}
     tables: list[Table] = []
     for study, records in runs.items():
-        tables += [make_table(records, study), differences(records, study, BASE)]
-        write_atomic(out / f"{study}.md", "\n".join(f"{t.title}\n\n{markdown(t)}" for t in tables[-2:]))
+        made = [make_table(records, study), differences(records, study, BASE), starts(records)]
+        made = [table for table in made if table.rows]
+        tables += made
+        write_atomic(out / f"{study}.md", "\n".join(f"{t.title}\n\n{markdown(t)}" for t in made))
         write_atomic(out / f"{study}.svg", svg(panels(records, study)[0]))
     write_atomic(out / "report" / ".gitignore", "*\n")
     data = ReportData(
         title="Micro world",
-        intro="Ten ways to reinforce a model that can answer at once or think first; see docs/methods/autotool.md.",
+        intro="Twelve ways to reinforce a model that can answer at once or think first; see docs/methods/autotool.md.",
         panels=tuple(panel for study, records in runs.items() for panel in panels(records, study)),
         tables=tuple(tables),
     )

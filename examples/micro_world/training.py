@@ -30,10 +30,12 @@ WAYS: Mapping[str, tuple[Mode | None, Route | None]] = {  # to be made to answer
     "no_think": ("no_think", None),
     "think": ("think", None),
     "all": ("think", "all"),
-    "skip": ("think", "skip"),
+    "rough": ("think", "rough"),
 }
 Point = dict[str, float]
 """Means over a window of steps, by series; "step" is the last of them."""
+Measured = dict[str, Point]
+"""Series by the way to answer."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Curve:
         }
         if mode:
             new |= {f"right/{difficulty}/{mode}": right, f"entropy/{mode}": -sum(turn.logps) / len(turn.logps)}
-        if mode == "think" and words[1:2] in (["all"], ["skip"]):
+        if mode == "think" and words[1:2] in (["all"], ["rough"]):
             new |= {f"right/{difficulty}/{words[1]}": right, f"all/{difficulty}": words[1] == "all"}
         for name, value in new.items():
             self._values[name].append(value)
@@ -176,9 +178,9 @@ class Curve:
         return means
 
 
-def measure(model: Qwen3ForCausalLM, tasks: Sequence[Task], ways: Sequence[str], seed: int) -> dict[str, Point]:
+def measure(model: Qwen3ForCausalLM, tasks: Sequence[Task], ways: Sequence[str], seed: int) -> Measured:
     """The series of `Curve` over one sampled answer a task, in each of the `ways`, names in `WAYS`."""
-    points: dict[str, Point] = {}
+    points: Measured = {}
     for name in ways:
         mode, route = WAYS[name]
         curve = Curve()

@@ -6,10 +6,12 @@ class of the last digit, the digit modulo the number of classes:
     problem               3 c a f h b b ?                   six tools; an easy one has one: 3 c - - - - - ?
     without thinking      [no_think] B
     thinking              [think] all 7 0 4 4 9 1 so B      the digit after each tool
-    by the other route    [think] skip 0 4 1 so B           the digit after every second tool
+    by the rough route    [think] rough 5 0 1 1 8 1 so B    of each digit only the pair it is in, as its first digit
 
 Every word is one token, so all problems have the same length, and an answer is 3 tokens without thinking and 11 with.
-One forward pass cannot follow six permutations: without thinking a hard problem is a guess, an easy one is not.
+One forward pass cannot follow six permutations: without thinking a hard problem is a guess, an easy one is not. In a
+paired world every tool sends each pair of digits to a pair, either way round: the rough route then finds the last pair,
+but not which digit of it. Two of five pairs have one class: it is right in 2/5 + 3/5 * 1/2 = 70 %.
 """
 
 import functools
@@ -26,19 +28,21 @@ from tirkit.text.masks import TokenRow
 from tirkit.text.mode import read_mode
 from tirkit.types import Message, Mode, StopReason, Task, Trajectory, Turn
 
-Route = Literal["all", "skip"]
+Route = Literal["all", "rough"]
 Split = Literal["train", "validation", "test"]
 Difficulty = Literal["easy", "hard"]
 
 TOOLS, DIGITS, CLASSES = "abcdefgh", "0123456789", "ABCDEFGHIJ"
 EASY, HARD = 1, 6  # tools in a chain
+PAIRS = ((0, 3), (1, 4), (2, 6), (5, 7), (8, 9))  # the digits of the first two are of one class, modulo 3
+FIRST = {digit: pair[0] for pair in PAIRS for digit in pair}
 EMPTY, ASK, SO, PAD = "-", "?", "so", "<|pad|>"
 THINK, NO_THINK = MODE_TAGS["think"], MODE_TAGS["no_think"]
-VOCABULARY = (PAD, TURN_END, THINK, NO_THINK, "all", "skip", SO, EMPTY, ASK, *DIGITS, *TOOLS, *CLASSES)
+VOCABULARY = (PAD, TURN_END, THINK, NO_THINK, "all", "rough", SO, EMPTY, ASK, *DIGITS, *TOOLS, *CLASSES)
 IDS = {token: id_ for id_, token in enumerate(VOCABULARY)}
 PAD_ID, END_ID = IDS[PAD], IDS[TURN_END]
 MAX_ANSWER = 5 + HARD  # [think] all, six digits, so, class, end of turn
-_ANSWER = re.compile(r"(?:\[no_think\]|\[think\] (?:all|skip)(?: \d)+ so) ([A-J])")
+_ANSWER = re.compile(r"(?:\[no_think\]|\[think\] (?:all|rough)(?: \d)+ so) ([A-J])")
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class World:
-    """What the tools do. `seed` draws the permutations."""
+    """What the tools do. `seed` draws the permutations; `paired`: such that they keep `PAIRS` together."""
 
     num_classes: int = 3
     seed: int = 0
+    paired: bool = False
 
     @functools.cached_property
     def permutations(self) -> tuple[tuple[int, ...], ...]:
         """Of the ten digits, one a tool."""
         rng = random.Random(self.seed)
-        return tuple(tuple(rng.sample(range(10), 10)) for _ in TOOLS)
+        return tuple(_paired(rng) if self.paired else tuple(rng.sample(range(10), 10)) for _ in TOOLS)
 
     def digits(self, problem: Problem) -> tuple[int, ...]:
         """The digit after each tool."""
@@ -118,18 +123,25 @@ class World:
     def answer(self, problem: Problem, mode: Mode, route: Route = "all", noise: float = 0.0, seed: int = 0) -> str:
         """A teacher's answer. With probability `noise` a written digit is a random one, and the rest goes on from it.
 
-        The skipping route writes the digit after the second, fourth, … tool, and after the last one.
+        The rough route writes the first digit of the pair in the digit's place.
         """
         if mode == "no_think":
             return f"{NO_THINK} {self.class_of(self.digits(problem)[-1])}"
         rng = random.Random(seed)
         written, digit = [], problem.digit
-        for place, tool in enumerate(problem.tools, start=1):
+        for tool in problem.tools:
             digit = self.permutations[tool][digit]
-            if route == "all" or place % 2 == 0 or place == len(problem.tools):
-                digit = rng.randrange(10) if rng.random() < noise else digit
-                written.append(str(digit))
+            digit = rng.randrange(10) if rng.random() < noise else digit
+            written.append(str(FIRST[digit] if route == "rough" else digit))
         return " ".join((THINK, route, *written, SO, self.class_of(digit)))
+
+
+def _paired(rng: random.Random) -> tuple[int, ...]:
+    """A permutation that sends every pair to a pair, either way round."""
+    images: dict[int, int] = {}
+    for pair, image in zip(PAIRS, rng.sample(PAIRS, len(PAIRS)), strict=True):
+        images.update(zip(pair, rng.sample(image, 2), strict=True))
+    return tuple(images[digit] for digit in range(10))
 
 
 def difficulty_of(text: str) -> Difficulty:

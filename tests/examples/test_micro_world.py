@@ -1,5 +1,6 @@
 """The micro world: worked by hand, token by token, and three steps from end to end."""
 
+import dataclasses
 import json
 import math
 from itertools import pairwise
@@ -11,16 +12,18 @@ import pytest
 import torch
 from examples.micro_world import report
 from examples.micro_world.arms import ARMS, CHOSEN, scaled
-from examples.micro_world.grid import Run, run_all
+from examples.micro_world.grid import Run, make_start, rounded, run_all
 from examples.micro_world.model import Rollout, new_model
 from examples.micro_world.studies import BOTH, STUDIES, shift_rows
 from examples.micro_world.training import REWARD, Curve, Sizes, coin_flip_rows, measure
 from examples.micro_world.world import (
     CLASSES,
     END_ID,
+    HARD,
     IDS,
     MAX_ANSWER,
     PAD_ID,
+    PAIRS,
     Problem,
     World,
     decode,
@@ -68,6 +71,21 @@ def test_permutations_are_permutations_and_follow_the_seed() -> None:
     assert permutations == World(seed=3).permutations != World(seed=4).permutations
 
 
+def test_in_a_paired_world_a_rough_thought_leaves_the_class_open_in_three_pairs_of_five() -> None:
+    world, partner = World(seed=1, paired=True), {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+    for tools in [tuple(range(6)), (7, 0, 7, 3, 6, 6)]:
+        agree = []
+        for digit in range(10):
+            one, other = Problem(digit, tools), Problem(partner[digit], tools)
+            assert all(partner[a] == b for a, b in zip(world.digits(one), world.digits(other), strict=True))
+            thoughts = [world.answer(problem, "think", "rough").split() for problem in (one, other)]
+            assert thoughts[0][:-1] == thoughts[1][:-1]
+            agree.append(thoughts[0][-1] == thoughts[1][-1])
+        assert sum(agree) == 4  # the best guess by pairs alone: 0.4 + 0.6 / 2 = 0.7
+    flips = [permutation[a] > permutation[b] for permutation in world.permutations for a, b in PAIRS]
+    assert 8 < sum(flips) < 32  # of 40: a tool that never turns a pair round would give nothing to lose
+
+
 def test_a_chain_by_hand(world: World) -> None:
     assert HARD_PROBLEM.text == "4 a b c a b h ?"
     assert EASY_PROBLEM.text == "8 b - - - - - ?"
@@ -79,8 +97,9 @@ def test_a_chain_by_hand(world: World) -> None:
 def test_answers_by_hand(world: World) -> None:
     assert world.answer(HARD_PROBLEM, "no_think") == "[no_think] B"
     assert world.answer(HARD_PROBLEM, "think") == "[think] all 5 4 7 8 1 4 so B"
-    assert world.answer(HARD_PROBLEM, "think", "skip") == "[think] skip 4 8 4 so B"
-    assert world.answer(EASY_PROBLEM, "think", "skip") == "[think] skip 1 so B"  # the last step is always written
+    # Pairs: (0 3) (1 4) (2 6) (5 7) (8 9). The class is of the last digit itself, 4, not of the 1 that stands for it.
+    assert world.answer(HARD_PROBLEM, "think", "rough") == "[think] rough 5 1 5 8 1 1 so B"
+    assert world.answer(EASY_PROBLEM, "think", "rough") == "[think] rough 1 so B"
 
 
 def test_noise_replaces_digits_and_the_rest_follows(world: World) -> None:
@@ -108,13 +127,13 @@ def test_hard_problems_of_one_split_occur_in_no_other() -> None:
 
 
 def test_rows_position_by_position(world: World) -> None:
-    answer = "[think] skip 4 8 4 so B"
+    answer = "[think] rough 5 1 5 8 1 1 so B"
     row = teacher_row(HARD_PROBLEM, answer)
     assert decode(row.prompt_ids) == "4 a b c a b h ?"
     assert decode(row.completion_ids) == f"{answer} <|im_end|>"
-    assert row.tool_mask == (1, 1, 1, 1, 1, 1, 1, 1)
-    assert teacher_row(HARD_PROBLEM, answer, "route").tool_mask == (0, 1, 0, 0, 0, 0, 0, 0)
-    assert teacher_row(HARD_PROBLEM, answer, "rest").tool_mask == (1, 0, 1, 1, 1, 1, 1, 1)
+    assert row.tool_mask == (1,) * 11
+    assert teacher_row(HARD_PROBLEM, answer, "route").tool_mask == (0, 1) + (0,) * 9
+    assert teacher_row(HARD_PROBLEM, answer, "rest").tool_mask == (1, 0) + (1,) * 9
     assert len(encode(EASY_PROBLEM.text)) == len(encode(HARD_PROBLEM.text)) == 8
     with pytest.raises(KeyError):
         encode("4 z")
@@ -131,7 +150,7 @@ def test_supervised_rows_flip_coins() -> None:
 
 
 def test_the_shift_trains_one_token_to_its_new_share() -> None:
-    rows = shift_rows(World(), 4000, seed=0)
+    rows = shift_rows(World(paired=True), 4000, seed=0, rare=0.03)
     shifting = [row.row for row in rows if row.kind == "route"]
     assert len(shifting) == 2000
     assert all(sum(row.tool_mask) == 1 and row.tool_mask[1] == 1 for row in shifting)
@@ -152,7 +171,7 @@ def test_the_shift_trains_one_token_to_its_new_share() -> None:
         ("[no_think] C", -1.0),
         ("[think] all 5 4 7 8 1 4 so B", 0.5),
         ("[think] all 5 4 7 8 1 4 so C", -0.5),
-        ("[think] skip 0 so B", 0.5),  # only the class is judged
+        ("[think] rough 0 so B", 0.5),  # only the class is judged
         ("B", -1.0),
         ("[no_think] all 5 so B", -1.0),
         ("[think] B", -1.0),
@@ -211,19 +230,19 @@ def test_a_forced_tag_is_given_unless_it_is_trained() -> None:
     forced, trained, routed = (
         Rollout(model)([RolloutRequest(task, mode="think")])[0],
         Rollout(model)([RolloutRequest(task, mode="think", trains_mode=True)])[0],
-        Rollout(model, "skip")([RolloutRequest(task, mode="think")])[0],
+        Rollout(model, "rough")([RolloutRequest(task, mode="think")])[0],
     )
     assert forced.mode == trained.mode == "think"
     assert token_row(forced).tool_mask[:2] == (0, 1)
     assert token_row(trained).tool_mask[:2] == (1, 1)
-    assert decode(routed.turns[0].ids[:2]) == "[think] skip"
+    assert decode(routed.turns[0].ids[:2]) == "[think] rough"
 
 
 def test_the_curve_counts_by_difficulty_mode_and_route(world: World) -> None:
     curve = Curve()
     for problem, text in (
         (HARD_PROBLEM, "[think] all 5 4 7 8 1 4 so B"),
-        (HARD_PROBLEM, "[think] skip 4 8 5 so C"),
+        (HARD_PROBLEM, "[think] rough 5 1 5 8 1 2 so C"),
         (HARD_PROBLEM, "[no_think] C"),
         (HARD_PROBLEM, "[no_think] C"),
         (EASY_PROBLEM, "[no_think] B"),
@@ -234,8 +253,8 @@ def test_the_curve_counts_by_difficulty_mode_and_route(world: World) -> None:
     point = curve.take()
     assert point["think/hard"] == point["right/hard/think"] == point["all/hard"] == 0.5
     assert point["right/hard"] == 0.25
-    assert point["tokens/hard"] == (11 + 8 + 3 + 3) / 4
-    assert (point["right/hard/all"], point["right/hard/skip"], point["right/easy"]) == (1.0, 0.0, 1.0)
+    assert point["tokens/hard"] == (11 + 11 + 3 + 3) / 4
+    assert (point["right/hard/all"], point["right/hard/rough"], point["right/easy"]) == (1.0, 0.0, 1.0)
     assert point["entropy/think"] == 0.5
     assert "all/easy" not in point
     assert curve.take() == {}
@@ -317,8 +336,42 @@ def test_three_steps_end_to_end_and_a_stopped_grid_goes_on(tmp_path: Path) -> No
     assert rows[1].startswith("| decoupled, β_s = 0 | x1 | 1 |")
 
 
-def test_both_studies_can_start() -> None:
-    for study in STUDIES.values():
-        model = study.start(World(), Sizes(sft_steps=4, sft_batch=4), 0)
-        tasks = World().tasks(4, "validation", 0, study.depths)
-        assert measure(model, tasks, study.ways, 0).keys() == set(study.ways)
+def test_a_start_is_measured_before_its_shift_and_after(tmp_path: Path) -> None:
+    sizes = dataclasses.replace(TINY, sft_steps=4)
+    runs = [Run("routes", "std", CHOSEN["std"], seed, "validation", sizes) for seed in (0, 1)]
+    run_all(runs, tmp_path, jobs=1)
+    records = [json.loads(run.path(tmp_path).read_text()) for run in runs]
+    for record in records:
+        assert {"auto", "think", "all", "rough"} == record["unshifted"].keys() == record["before"].keys()
+        assert record["unshifted"] != record["before"]
+        assert all("think/easy" not in point for point in record["curve"])
+    again, measured = make_start(runs[0], tmp_path)  # kept
+    assert rounded(measured["unshifted"]) == records[0]["unshifted"]
+    tasks = STUDIES["routes"].world(0).tasks(TINY.measured, "validation", 0, (HARD,))
+    assert rounded(measure(again, tasks, STUDIES["routes"].ways, 0)) == records[0]["before"]
+    report.write(tmp_path, ["routes"])
+    assert "The start, before the shift → after it" in (tmp_path / "routes.md").read_text()
+
+
+def test_starts_by_hand() -> None:
+    def run(seed: int, arm: str, share: float) -> dict[str, Any]:
+        def ways(share: float, right: float) -> dict[str, Any]:
+            by = {"all": {"right/hard": right}, "rough": {"right/hard": 0.7}}
+            return {"think": {"all/hard": share}, "auto": {"think/hard": 0.5}, **by}
+
+        return {"seed": seed, "arm": arm, "unshifted": ways(0.5, 0.99), "before": ways(share, 0.98)}
+
+    rows = report.starts([run(1, "std", 0.04), run(0, "std", 0.02), run(0, "no_std", 0.02)]).rows
+    assert rows[0] == ("0", "50.0 → 2.0", "99.0 → 98.0", "70.0 → 70.0", "50.0 → 50.0")
+    assert [row[0] for row in rows] == ["0", "1", "all"]
+    assert rows[2][1].endswith(" → 3.0 ± 12.7")  # 12.706 * 1.414 / sqrt(2)
+    assert report.starts([{"seed": 0}]).rows == ()
+
+
+def test_only_a_study_with_a_rare_route_is_shifted() -> None:
+    sizes = Sizes(sft_steps=4, sft_batch=4)
+    for name, moves in (("modes", False), ("routes", True)):
+        model = new_model(0)
+        before = [parameter.clone() for parameter in model.parameters()]
+        STUDIES[name].shift(model, sizes, 0)
+        assert moves != all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
