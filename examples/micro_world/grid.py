@@ -68,7 +68,7 @@ def make_start(run: Run, out: Path) -> tuple[Qwen3ForCausalLM, Mapping[str, Meas
         model.load_state_dict(saved["model"])
         return model, saved["measured"]
     tasks = study.world(run.seed).tasks(sizes.measured, run.split, run.seed, study.depths)
-    model, measured = study.competent(sizes, run.seed), {}
+    model, measured = study.competent(sizes, run.seed), dict[str, Measured]()
     if study.rare is not None:
         measured["unshifted"] = measure(model, tasks, study.ways, run.seed)
         study.shift(model, sizes, run.seed)

@@ -171,7 +171,8 @@ def test_the_shift_trains_one_token_to_its_new_share() -> None:
         ("[no_think] C", -1.0),
         ("[think] all 5 4 7 8 1 4 so B", 0.5),
         ("[think] all 5 4 7 8 1 4 so C", -0.5),
-        ("[think] rough 0 so B", 0.5),  # only the class is judged
+        ("[think] rough 0 so B", 0.5),  # only the class and the form are judged
+        ("[think] rough 5 4 5 8 1 1 so B", -1.0),  # 4 is the second digit of its pair: the route must not say it
         ("B", -1.0),
         ("[no_think] all 5 so B", -1.0),
         ("[think] B", -1.0),
