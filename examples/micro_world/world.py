@@ -42,9 +42,8 @@ VOCABULARY = (PAD, TURN_END, THINK, NO_THINK, "all", "rough", SO, EMPTY, ASK, *D
 IDS = {token: id_ for id_, token in enumerate(VOCABULARY)}
 PAD_ID, END_ID = IDS[PAD], IDS[TURN_END]
 MAX_ANSWER = 5 + HARD  # [think] all, six digits, so, class, end of turn
-_DIGITS = (
-    rf"all(?: \d)+|rough(?: [{''.join(str(first) for first, _ in PAIRS)}])+"  # rough by form: no other digit will do
-)
+_ROUGH = "".join(str(first) for first, _ in PAIRS)  # no other digit will do: else the route would be but a word
+_DIGITS = rf"all(?: \d)+|rough(?: [{_ROUGH}])+"
 _ANSWER = re.compile(rf"(?:\[no_think\]|\[think\] (?:{_DIGITS}) so) ([A-J])")
 
 
