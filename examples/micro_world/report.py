@@ -11,6 +11,7 @@ from examples.micro_world.figure import svg
 from scipy import stats
 
 from tirkit.evaluation.charts import Curve, Panel
+from tirkit.evaluation.metrics import over_seeds
 from tirkit.evaluation.report import ReportData, Table, write_report
 from tirkit.methods.autotool.diagnose import ModeProbe, collapse_warning
 from tirkit.store import write_atomic
@@ -183,7 +184,7 @@ def differences(runs: Sequence[RunRecord], study: str, base: tuple[str, str]) ->
 
 
 def _cell(values: Sequence[float]) -> str:
-    middle, half = interval(values)
+    middle, half = over_seeds(values)
     return f"{middle:.1f} ± {half:.1f}" if len(values) > 1 else f"{middle:.1f}"
 
 
@@ -191,17 +192,6 @@ def _steps(steps: Sequence[int | None]) -> str:
     """How many runs got there, and at which step on average."""
     there = [step for step in steps if step is not None]
     return f"{len(there)} of {len(steps)}" + (f" (step {sum(there) / len(there):.0f})" if there else "")
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over seeds (Student's t); 0 for one seed.
-
-    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]  # t(0.975, 2) = 4.303, standard error 1 / sqrt(3)
-    [2.0, 2.484]
-    """
-    if len(values) < 2:
-        return mean(values), 0.0
-    return mean(values), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def panels(runs: Sequence[RunRecord], study: str) -> tuple[Panel, ...]:
