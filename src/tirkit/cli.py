@@ -210,11 +210,13 @@ def export(
     run_folder: Run,
     out_folder: Annotated[Path, typer.Option("--out", help="the folder to make", show_default=False)],
     stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+    gguf: Annotated[Path | None, typer.Option(help="a checkout of llama.cpp: makes a GGUF file with it too")] = None,
+    gguf_type: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0")] = "f16",
 ) -> None:
     """Export a run's model as a plain Hugging Face folder: chat template, tools, vLLM parser, model card."""
     from tirkit.pipeline.export import export_run
 
-    export_run(run_folder, out_folder, stage)
+    export_run(run_folder, out_folder, stage, gguf, gguf_type)
     out.print(f"exported: {out_folder}")
 
 

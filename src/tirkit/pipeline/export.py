@@ -11,15 +11,18 @@ from tirkit.pipeline.context import MODEL_STAGES, Context
 from tirkit.pipeline.run import STAGES, open_run
 from tirkit.pipeline.sources import load_tokenizer
 from tirkit.serving.export import RUN_FILE, Exportable, export_folder, tool_file, unbreakable
+from tirkit.serving.gguf_file import Converter
 from tirkit.serving.model_card import Card, Number
 from tirkit.text.render import Renderer
 
 
-def export_run(root: Path, out: Path, stage: str = "") -> None:
+def export_run(root: Path, out: Path, stage: str = "", llama_cpp: Path | None = None, gguf_type: str = "f16") -> None:
     """Write the model that `stage` left (the run's last one if empty) to the folder `out`, which must not be there.
 
-    Raises ConfigError where the run has no such model, ExportError where it cannot be exported.
+    llama_cpp: a checkout of llama.cpp, whose converter makes a GGUF file of `gguf_type` in the folder too.
+    Raises ConfigError where the run has no such model, ExportError or GgufError where it cannot be exported.
     """
+    converter = Converter.find(llama_cpp, gguf_type) if llama_cpp is not None else None
     ctx = open_run(root)
     stage = _finished(ctx, root, stage)
     tokenizer = load_tokenizer(ctx.folder.model(stage))
@@ -30,12 +33,14 @@ def export_run(root: Path, out: Path, stage: str = "") -> None:
         ctx.dialect,
         ctx.tools,
         ctx.config.rollout.max_new_tokens,
+        ctx.config.name,
     )
+    gguf = converter.file_name(ctx.config.name) if converter is not None else ""
     files = {
-        "README.md": make_card(ctx, exportable, stage, out.name).text(),
+        "README.md": make_card(ctx, exportable, stage, out.name, gguf).text(),
         RUN_FILE: ctx.folder.manifest.model_dump_json(indent=1),
     }
-    export_folder(exportable, out, files)
+    export_folder(exportable, out, files, converter)
 
 
 def _finished(ctx: Context, root: Path, stage: str) -> str:
@@ -51,8 +56,8 @@ def _finished(ctx: Context, root: Path, stage: str) -> str:
     )
 
 
-def make_card(ctx: Context, exportable: Exportable, stage: str, folder: str) -> Card:
-    """The model card. `folder` is how the reader is to write the exported folder's path."""
+def make_card(ctx: Context, exportable: Exportable, stage: str, folder: str, gguf: str = "") -> Card:
+    """The model card. `folder` is how the reader is to write the exported folder's path, `gguf` a file in it."""
     config, tools = ctx.config, tool_file(exportable)
     embedded = config.model.path == "embedded"
     own = "a model made from scratch" if config.model.scratch else f"`{config.model.path}`"
@@ -80,6 +85,7 @@ def make_card(ctx: Context, exportable: Exportable, stage: str, folder: str) -> 
         numbers=tuple(_numbers(ctx)),
         stages=tuple((name, duration(mark.duration_s)) for name, mark in marks if mark is not None),
         retired=len(tools["retired"]),
+        gguf=gguf,
         unbreakable=unbreakable(exportable.tokenizer.get_added_vocab()),
     )
 

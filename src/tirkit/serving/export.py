@@ -7,6 +7,7 @@ tools.json                      the catalogue: how each tool is written, its doc
 tirkit_tool_parser.py           reads calls in vLLM
 tirkit_client.py                a conversation with real tools, through any server that reads calls
 README.md, run.json             the model card, and all settings of the run
+*.gguf                          if asked for: all of it but the tools, for llama.cpp (see gguf_file.py)
 """
 
 import copy
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
+from tirkit.serving.gguf_file import Converter
 from tirkit.store import save_folder
 from tirkit.text.control import CONTROL_STRINGS, TURN_END, TURN_START
 from tirkit.text.dialects import Dialect, print_document
@@ -49,7 +51,7 @@ class ExportError(UserError):
 class Exportable:
     """What is exported: the folder of a trained model, its tokenizer, what it writes, its tools by name.
 
-    max_new_tokens: of one turn, as it was measured.
+    max_new_tokens: of one turn, as it was measured. name: of the GGUF file.
     """
 
     model: Path
@@ -58,13 +60,17 @@ class Exportable:
     dialect: Dialect
     tools: Mapping[str, ToolSchema]
     max_new_tokens: int
+    name: str = "model"
 
 
-def export_folder(exportable: Exportable, out: Path, files: Mapping[str, str]) -> None:
-    """Write the folder, with further text `files` in it such as README.md; it is absent or whole.
+def export_folder(
+    exportable: Exportable, out: Path, files: Mapping[str, str], converter: Converter | None = None
+) -> None:
+    """Write the folder, with further text `files` in it such as README.md, and a GGUF file by `converter`; it is absent
+    or whole.
 
     Raises ExportError where `out` exists, where the model has no weights to copy, or where the chat template could not
-    be made to give the ids that the run's rollouts were made of.
+    be made to give the ids that the run's rollouts were made of; GgufError where the GGUF file cannot be made.
     """
     if out.exists():
         raise ExportError(f"{out} is there already; give another --out folder, or remove it")
@@ -85,6 +91,9 @@ def export_folder(exportable: Exportable, out: Path, files: Mapping[str, str]) -
             shutil.copyfile(HERE / source, folder / name)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
+        if converter is not None:
+            file = folder / converter.file_name(exportable.name)
+            converter.convert(folder, file, tokenizer, exportable.renderer.end_of_turn_id)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     save_folder(out, write)

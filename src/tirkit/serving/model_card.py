@@ -22,7 +22,7 @@ class Card:
     """What a model card says; the words are in model_card.jinja.
 
     base: words for the base model; base_id: its name on the hub, "" where it has none; license: its SPDX name, "" where
-    unknown. folder: where the export is, as the reader is to write it. example: how one tool is written. index: as in
+    unknown. folder: where the export is, as the reader is to write it. gguf: the name of a GGUF file in it, "" without. example: how one tool is written. index: as in
     tools.json. stages: (name, time). unbreakable: tokens that outside text can spell all the same.
     """
 
@@ -48,6 +48,7 @@ class Card:
     stages: tuple[tuple[str, str], ...] = ()
     retired: int = 0
     unbreakable: tuple[str, ...] = ()
+    gguf: str = ""
 
     def text(self) -> str:
         """The card as Markdown."""
