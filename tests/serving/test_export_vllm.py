@@ -1,14 +1,12 @@
 """The parser of an exported folder in a stand-in for vLLM, and a whole conversation through it with the client.
 
-The stand-in is written after the interface of vLLM 0.31 (docs.vllm.ai: vllm.tool_parsers.abstract_tool_parser,
-vllm.parser.abstract_parser, "How to Write a Tool Parser Plugin"): the base class with its four state fields, the
-registry, and how `DelegatingParser` asks a parser that is `engine_based_streaming`.
+`parse` and `stream` below ask as vLLM's `DelegatingParser` (vllm.parser.abstract_parser) asks a parser that is
+`engine_based_streaming`; where vLLM is installed, it asks itself.
 """
 
 import importlib.util
 import json
 import sys
-import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -33,85 +30,21 @@ from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Message, Task, ToolCall, ToolSchema
 
 
-class Extra(BaseModel):
-    model_config = ConfigDict(extra="allow")
+def load(path: Path) -> ModuleType:
+    """As vLLM's import_from_path does."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-class FunctionCall(Extra):
-    id: str | None = Field(default=None, exclude=True)
-    name: str
-    arguments: str
+STAND_IN: Any = load(Path(__file__).with_name("vllm_stand_in.py"))
+ChatCompletionRequest = STAND_IN.ChatCompletionRequest
 
 
-class VllmToolCall(Extra):
-    id: str = Field(default_factory=lambda: f"chatcmpl-tool-{uuid.uuid4().hex}")
-    type: str = "function"
-    function: FunctionCall
-
-
-class DeltaFunctionCall(BaseModel):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class DeltaToolCall(Extra):
-    id: str | None = None
-    type: str | None = None
-    index: int
-    function: DeltaFunctionCall | None = None
-
-
-class ExtractedToolCallInformation(BaseModel):
-    tools_called: bool
-    tool_calls: list[VllmToolCall]
-    content: str | None = None
-
-
-class DeltaMessage(Extra):
-    role: str | None = None
-    content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[DeltaToolCall] = Field(default_factory=list)
-
-
-class ChatCompletionRequest(Extra):
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = "none"
-    skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True
-
-
-class ToolParser:
-    supports_required_and_named = True
-    engine_based_streaming = False
-
-    def __init__(self, tokenizer: Any, tools: list[Any] | None = None):
-        self.prev_tool_call_arr: list[dict[str, Any]] = []
-        self.current_tool_id = -1
-        self.current_tool_name_sent = False
-        self.streamed_args_for_tool: list[str] = []
-        self.model_tokenizer = tokenizer
-        self.tools = tools or []
-
-    def get_remaining_unstreamed_args(self) -> str:
-        if not self.prev_tool_call_arr:
-            return ""
-        expected, sent = self.prev_tool_call_arr[-1]["arguments"], self.streamed_args_for_tool[-1]
-        return expected.removeprefix(sent) if expected.startswith(sent) else ""
-
-
-class ToolParserManager:
-    tool_parsers: dict[str, type[ToolParser]] = {}  # noqa: RUF012 (as it is there)
-
-    @classmethod
-    def register_module(cls, name: str, force: bool = True, module: type[ToolParser] | None = None) -> None:
-        assert module is not None
-        assert issubclass(module, ToolParser)
-        cls.tool_parsers[name] = module
-
-
-def parse(parser: Any, text: str, request: ChatCompletionRequest) -> tuple[str | None, list[tuple[str, str]]]:
+def parse(parser: Any, text: str, request: Any) -> tuple[str | None, list[tuple[str, str]]]:
     """A whole answer, as DelegatingParser._extract_tool_calls reads it: (content, calls)."""
     forced = request.tool_choice != "auto"
     assert not (forced and parser.supports_required_and_named)
@@ -122,7 +55,7 @@ def parse(parser: Any, text: str, request: ChatCompletionRequest) -> tuple[str |
     return (info.content or None) if parser.engine_based_streaming else text, []
 
 
-def stream(parser: Any, deltas: list[str], request: ChatCompletionRequest) -> tuple[str | None, list[tuple[str, str]]]:
+def stream(parser: Any, deltas: list[str], request: Any) -> tuple[str | None, list[tuple[str, str]]]:
     """The same as DelegatingParser.parse_delta sends it, put together as a client does."""
     content, calls, previous = "", {}, ""
     for number, text in enumerate(deltas):
@@ -146,15 +79,13 @@ def stream(parser: Any, deltas: list[str], request: ChatCompletionRequest) -> tu
 
 
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> type[ToolParserManager]:
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stand-in, importable."""
-    manager = type("ToolParserManager", (ToolParserManager,), {"tool_parsers": {}})
-    api = {"ToolCall": VllmToolCall} | {
-        kind.__name__: kind
-        for kind in (FunctionCall, DeltaFunctionCall, DeltaToolCall, DeltaMessage, ExtractedToolCallInformation)
-    }
+    manager = type("ToolParserManager", (STAND_IN.ToolParserManager,), {"tool_parsers": {}})
+    kinds = ("FunctionCall", "DeltaFunctionCall", "DeltaToolCall", "DeltaMessage", "ExtractedToolCallInformation")
+    api = {"ToolCall": STAND_IN.VllmToolCall} | {name: getattr(STAND_IN, name) for name in kinds}
     modules = {
-        "vllm.tool_parsers.abstract_tool_parser": {"ToolParser": ToolParser, "ToolParserManager": manager},
+        "vllm.tool_parsers.abstract_tool_parser": {"ToolParser": STAND_IN.ToolParser, "ToolParserManager": manager},
         "vllm.entrypoints.generate.base.protocol": api,
     }
     for path, names in modules.items():
@@ -167,16 +98,6 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[ToolParserManager]:
                 setattr(sys.modules[".".join(parts[: depth - 1])], parts[depth - 1], module)
         vars(sys.modules[path]).update(names)
     return manager
-
-
-def load(path: Path) -> ModuleType:
-    """As vLLM's import_from_path does."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
@@ -202,7 +123,7 @@ def folder(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def parser(vllm: type[ToolParserManager], folder: Path, tiny: SimpleNamespace) -> Callable[[], Any]:
+def parser(vllm: Any, folder: Path, tiny: SimpleNamespace) -> Callable[[], Any]:
     """Makes parsers of the exported folder, one a request."""
     load(folder / "tirkit_tool_parser.py")
     return lambda: vllm.tool_parsers["tirkit"](tiny.tokenizer, None)
@@ -254,39 +175,55 @@ def test_a_turn_is_read_whole_and_in_pieces(parser: Callable[[], Any], text: str
             assert stream(parser(), pieces, REQUEST) == expected
 
 
-TAGS = (
-    "<tool_call>",
-    "</tool_call>",
-    "<tool_token>",
-    "</tool_token>",
-    "<answer>",
-    "</answer>",
-    "<think>",
-    "</think>",
-    "<",
-)
+@pytest.fixture
+def server(folder: Path, tiny: SimpleNamespace) -> Callable[[], Any]:
+    """Makes what vLLM's server asks, one a request: its own parser around ours, loaded as `vllm serve` loads it."""
+    reason = "vLLM is not installed"
+    manager: Any = pytest.importorskip("vllm.parser.parser_manager", reason=reason, exc_type=ImportError).ParserManager
+    parsers: Any = importlib.import_module("vllm.tool_parsers").ToolParserManager
+    parsers.import_tool_parser(str(folder / "tirkit_tool_parser.py"))
+    made = manager.get_parser(tool_parser_name="tirkit", enable_auto_tools=True, tokenizer=tiny.tokenizer)
+    return lambda: made(tiny.tokenizer, None)
+
+
+def real_request(choice: Any = "auto") -> Any:
+    kind: Any = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol").ChatCompletionRequest
+    tools = [{"type": "function", "function": {"name": name}} for name in ("add", "tool_documents")]
+    return kind(messages=[{"role": "user", "content": "q"}], model="m", tools=tools, tool_choice=choice)
+
+
+NAMED = {"type": "function", "function": {"name": "add"}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=str)
+def test_vllm_itself_reads_turns_with_the_parser(server: Callable[[], Any], choice: Any) -> None:
+    """Against vLLM's own classes, which need no GPU to be imported; the stand-in above is to be as they are."""
+    for text, (content, calls) in TURNS.items():
+        request = server().adjust_request(real_request(choice))
+        assert (request.skip_special_tokens, request.structured_outputs) == (False, None)
+        thought, said, made = server().parse(text, request, enable_auto_tools=True)
+        assert (thought, said) == (None, content if calls or (content or "").strip() else None), text
+        assert [(call.name, call.arguments) for call in made or ()] == calls
+        parser, size, streamed, ids = server(), max(1, len(text) // 50), "", []
+        pieces = [text[at : at + size] for at in range(0, len(text), size)] or [""]
+        sent: dict[int, tuple[str, str]] = {}
+        for number, piece in enumerate(pieces):
+            delta = parser.parse_delta(piece, [0], request, prompt_token_ids=[0], finished=number == len(pieces) - 1)
+            streamed += (delta.content or "") if delta else ""
+            for call in delta.tool_calls if delta else ():
+                ids += [call.id] if call.id else []
+                name, arguments = sent.get(call.index, ("", ""))
+                sent[call.index] = name + (call.function.name or ""), arguments + (call.function.arguments or "")
+        assert (streamed or None, [sent[index] for index in range(len(sent))]) == (content, calls), text
+        assert len(set(ids)) == len(calls)
+
+
+TAGS = tuple(f"<{slash}{tag}>" for tag in ("tool_call", "tool_token", "answer", "think") for slash in ("", "/"))
+PARTS = st.one_of(st.sampled_from(["\n", " ", "<", ADD, MUL, "<<add>>", *TAGS]), st.text(max_size=2))
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(
-                [
-                    "\n",
-                    " ",
-                    ADD,
-                    MUL,
-                    "<<add>>",
-                    *TAGS,
-                ]
-            ),
-            st.text(max_size=2),
-        ),
-        max_size=9,
-    ),
-    st.data(),
-)
+@given(st.lists(PARTS, max_size=9), st.data())
 def test_calls_are_those_the_dialect_reads(
     parser: Callable[[], Any], tiny: SimpleNamespace, parts: list[str], data: st.DataObject
 ) -> None:
@@ -322,7 +259,7 @@ def test_requests_keep_their_tags_and_are_never_forced(parser: Callable[[], Any]
     assert changed.model_extra == {}
     assert parse(parser(), f"<tool_call>\n{ADD}\n</tool_call>", changed) == (None, [("add", '{"a": 2}')])
     plain = ChatCompletionRequest(messages=[])
-    assert parser().adjust_request(plain).skip_special_tokens
+    assert parser().adjust_request(plain).skip_special_tokens is None
 
 
 TASK = Task(

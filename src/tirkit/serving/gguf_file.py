@@ -147,9 +147,7 @@ def check_file(file: Path, folder: Path, tokenizer: "PreTrainedTokenizerFast", e
         raise GgufError(f"{file.name} differs from the exported model:\n" + "\n".join(problems[:5]) + more)
 
 
-def _differences(
-    file: Path, folder: Path, tokenizer: "PreTrainedTokenizerFast", end_of_turn_id: int
-) -> Iterator[str]:
+def _differences(file: Path, folder: Path, tokenizer: "PreTrainedTokenizerFast", end_of_turn_id: int) -> Iterator[str]:
     from gguf import GGUFReader  # an extra of ours
 
     reader = GGUFReader(file)
@@ -160,7 +158,9 @@ def _differences(
 
     tokens, types = read("ggml.tokens") or [], read("ggml.token_type") or []
     rows = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    tables = [int(tensor.shape[1]) for tensor in reader.tensors if tensor.name in ("token_embd.weight", "output.weight")]
+    tables = [
+        int(tensor.shape[1]) for tensor in reader.tensors if tensor.name in ("token_embd.weight", "output.weight")
+    ]
     if not tables or {len(tokens), len(types), *tables} != {rows}:
         yield f"the model has {rows} rows; the file {len(tokens)} tokens, {len(types)} types and {tables} rows"
         return
@@ -175,7 +175,7 @@ def _differences(
     }
     for what, (ours, theirs) in said.items():
         if ours != theirs:
-            yield f"{what}: {str(ours):.80}, in the file {str(theirs):.80}"
+            yield f"{what}: {ours!s:.80}, in the file {theirs!s:.80}"
 
 
 def _token_differences(tokenizer: "PreTrainedTokenizerFast", tokens: list[str], types: list[int]) -> Iterator[str]:

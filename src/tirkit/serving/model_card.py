@@ -22,8 +22,9 @@ class Card:
     """What a model card says; the words are in model_card.jinja.
 
     base: words for the base model; base_id: its name on the hub, "" where it has none; license: its SPDX name, "" where
-    unknown. folder: where the export is, as the reader is to write it. gguf: the name of a GGUF file in it, "" without. example: how one tool is written. index: as in
-    tools.json. stages: (name, time). unbreakable: tokens that outside text can spell all the same.
+    unknown. folder: where the export is, as the reader is to write it; gguf: the name of a GGUF file in it, "" without.
+    example: how one tool is written. index: as in tools.json. stages: (name, time). unbreakable: tokens that outside
+    text can spell all the same.
     """
 
     name: str

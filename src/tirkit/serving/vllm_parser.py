@@ -1,8 +1,8 @@
 """A tool-call parser for vLLM, which reads the turns of a model that was trained by tirkit.
 
 An exported model's folder holds this file as `tirkit_tool_parser.py`, beside `tools.json`, the tools it reads; it needs
-nothing else but vLLM. Written against the interface of vLLM 0.31 (`vllm.tool_parsers.ToolParser`), tested against a
-stand-in of it; it has not run in vLLM itself.
+nothing else but vLLM. Tested within the parser that the server of vLLM 0.33 makes of it (`vllm.parser.ParserManager`:
+whole and streamed turns, every `tool_choice`), on a machine without a GPU: never with `vllm serve` running a model.
 
     <tool_call> lines       → tool_calls, with the tools' plain names in the place of their tokens
     <tool_token> lines      → one tool_call of the function that stands for a selection; it returns the documents
