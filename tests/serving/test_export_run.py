@@ -15,6 +15,7 @@ from tirkit.evaluation.metrics import Item
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.pipeline.export import export_run
 from tirkit.serving.export import ExportError
+from tirkit.serving.gguf_file import GgufError
 from tirkit.store import RunFolder
 from tirkit.types import Message, StopReason, Task, ToolSchema
 
@@ -61,6 +62,7 @@ def test_the_last_model_is_exported_with_what_was_measured_and_its_interval(
     assert "| warmup | 3:07 |" in card
     assert "vllm serve out --served-model-name small" in card
     assert "license: apache-2.0" in card
+    assert "There is no GGUF file here" in card
     assert 'rollout.constrain = "both"' in card
     assert "was not measured" not in card
     assert "nothing was measured" not in card
@@ -104,3 +106,20 @@ def test_the_cards_python_is_valid(run: tuple[RunFolder, SimpleNamespace], tmp_p
     said: list[Any] = []
     exec(there, {"print": said.append})  # the card as its reader would run it
     assert isinstance(said[0], str)
+
+
+def test_a_converter_that_is_not_there_is_said_before_the_run_is_read(tmp_path: Path) -> None:
+    given = ["export", str(tmp_path / "no run"), "--out", str(tmp_path / "out"), "--gguf", str(tmp_path)]
+    done = CliRunner().invoke(app, given)
+    assert isinstance(done.exception, GgufError)
+    assert "there is no convert_hf_to_gguf.py in" in str(done.exception)
+
+
+def test_the_card_names_the_gguf_file(run: tuple[RunFolder, SimpleNamespace], tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the package gguf is not installed")
+    pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
+    folder, _ = run
+    fake = Path(__file__).with_name("fake_converter.py")
+    export_run(folder.root, tmp_path / "out", "prepare", fake, "f32")
+    assert (tmp_path / "out" / "small-f32.gguf").is_file()
+    assert "llama-server -m out/small-f32.gguf --jinja" in (tmp_path / "out" / "README.md").read_text()
