@@ -2,12 +2,15 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tirkit.evaluation.charts import Curve, Panel, accuracy_figure, figure_json, knowledge_figure, panel_figure
+from tirkit.evaluation.attempts import Attempt, Case
+from tirkit.evaluation.charts import Curve, Panel, accuracy_figure, knowledge_figure, panel_figure
 from tirkit.evaluation.metrics import Item, Knowledge
-from tirkit.evaluation.report import MAX_SPAN, Example, ReportData, Table, shown, write_report
+from tirkit.evaluation.pages import MAX_TEXT, script_json, shown
+from tirkit.evaluation.report import ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import arm_rows, counts, differences, pooled, seeds_note
 from tirkit.evaluation.terminal import difference_lines
@@ -35,6 +38,7 @@ def result(
 
 def everything(text: str) -> ReportData:
     knowledge = (Knowledge(name=text, memorise=1.0, recall=0.0, recall_f1=0.5),)
+    attempt = Attempt(arm=text, verdict="right", spans=((text, "prompt"),))
     return ReportData(
         title=text,
         intro=text,
@@ -44,22 +48,19 @@ def everything(text: str) -> ReportData:
             Panel(title=text, note=text, x_label=text, y_label=text, curves=(Curve(name=text, x=(1.0,), y=(2.0,)),)),
         ),
         knowledge=(KnowledgeResult(phase=text, tools=knowledge),),
-        examples=(
-            Example(title=text, spans=((text, "prompt"), (text, "trained"), (text, "masked")), facts=((text, text),)),
-        ),
+        cases=(Case(id=text, asked=((text, text),), attempts=(attempt,)),),
         tables=(Table(title=text, note=text, head=(text,), rows=((text,),)),),
         config=text,
     )
 
 
 class Page(HTMLParser):
-    """Collects elements, attributes that run code, the classes and text of spans, and the figures."""
+    """Collects elements, attributes that run code, and the JSON in script elements."""
 
     def __init__(self, text: str):
         super().__init__()
         self.tags: list[str] = []
-        self.spans: list[tuple[str | None, str]] = []
-        self.figures: list[dict[str, object]] = []
+        self.figures: list[Any] = []
         self._attrs: dict[str, str | None] = {}
         self.feed(text)
 
@@ -69,8 +70,6 @@ class Page(HTMLParser):
         assert not [name for name in self._attrs if name.startswith("on")]
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == "span" and data.strip():
-            self.spans.append((self._attrs.get("class"), data))
         if self._attrs.get("type") == "application/json" and data.strip():
             self.figures.append(json.loads(data))
             self._attrs = {}
@@ -79,7 +78,7 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:
     path = write_report(tmp_path / "report", everything("plain"))
     assert path == tmp_path / "report" / "index.html"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["index.html", "plotly.min.js"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["attempts.html", "index.html", "plotly.min.js"]
     text = path.read_text()
     page = Page(text)
     assert page.tags.count("script") == 2 + 3  # plotly.js, ours, and three figures
@@ -88,7 +87,7 @@ def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:
     assert "75.0 ± 25.0" in text
     assert "One seed (0)" in text
     assert "+50.0" in text  # 3/4 - 1/4
-    assert page.spans[-3:] == [("prompt", "plain"), ("trained", "plain"), ("masked", "plain")]
+    assert not re.search(r"https?://|<script[^>]+src", (path.parent / "attempts.html").read_text())
     assert "malformed" in text
 
 
@@ -97,7 +96,10 @@ def test_nothing_from_outside_becomes_markup(tmp_path: Path, evil: str) -> None:
     good = Page(write_report(tmp_path / "good", everything("plain")).read_text())
     page = Page(write_report(tmp_path / "evil", everything(evil)).read_text())
     assert page.tags == good.tags
-    assert [("prompt", evil), ("trained", evil), ("masked", evil)] == page.spans[-3:]
+    attempts, plain = (Page((tmp_path / name / "attempts.html").read_text()) for name in ("evil", "good"))
+    assert attempts.tags == plain.tags
+    arms, (case,), _ = attempts.figures
+    assert (arms, case["id"], case["attempts"][0]["spans"]) == ([evil], evil, [[evil, "prompt"]])
     # Plotly reads a little HTML in labels: there the text is escaped once more.
     assert "<img" not in json.dumps(page.figures)
     assert "<script" not in json.dumps(page.figures)
@@ -122,14 +124,14 @@ def test_report_data_is_json() -> None:
 
 def test_long_and_odd_text_is_shown_safely() -> None:
     assert shown("a\x1bb\n") == "a\\x1bb\n"
-    text = shown("x" * (MAX_SPAN + 7) + "end")
-    assert len(text) < MAX_SPAN + 60
+    text = shown("x" * (MAX_TEXT + 7) + "end")
+    assert len(text) < MAX_TEXT + 60
     assert "[… 10 characters left out …]" in text
     assert text.endswith("end")
 
 
-def test_figure_json_cannot_close_its_element() -> None:
-    text = figure_json({"a": EVIL})
+def test_script_json_cannot_close_its_element() -> None:
+    text = script_json({"a": EVIL})
     assert "<" not in text
     assert json.loads(text) == {"a": EVIL}
 

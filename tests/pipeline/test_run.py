@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.evaluation.run import EvaluationResult
+from tirkit.pipeline.attempts import cases_of
 from tirkit.pipeline.compare import ArmFailedError, compare_arms
 from tirkit.pipeline.inspect import inspect_run
 from tirkit.pipeline.run import STAGES, evaluate_run, run_stages
 from tirkit.store import RunFolder, StoreError
-from tirkit.types import Trajectory
+from tirkit.types import Message, Task, Trajectory
 
 DONE = ("prepare", "internalise", "synthesise", "warmup", "rl", "evaluate", "report")  # TInR-U's stages
 TINY = """
@@ -106,6 +107,30 @@ def test_every_stage_is_complete_and_leaves_its_artefacts(whole: tuple[Path, Pat
     page = (whole[1] / "report" / "index.html").read_text()
     assert "tiny" in page
     assert not any((whole[1] / "work").glob("*"))
+
+
+def test_the_page_of_attempts_has_every_question_and_arm(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    cases = {case.id: case for case in cases_of([whole[1]])}
+    tasks = list(RunFolder.read(whole[1]).read_records("tasks_test", Task))
+    assert list(cases) == [task.id for task in tasks]
+    for task in tasks:
+        assert cases[task.id].asked == (("user", task.prompt[0].content),)
+        assert [attempt.arm for attempt in cases[task.id].attempts] == ["tiny", "tiny, after warmup"]
+        assert {kind for _, kind in cases[task.id].attempts[0].spans} >= {"prompt", "trained"}
+    # Another seed asks something else under the same id: a case of its own.
+    other = tmp_path / "run"
+    shutil.copytree(whole[1], other)
+    folder = RunFolder.read(other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"seed": 1}))
+    changed = tasks[0].model_copy(update={"prompt": (Message(role="user", content="Another question"),)})
+    folder.write_records("tasks_test", [changed, *tasks[1:]])
+    results = list(folder.read_records("test_results", EvaluationResult))
+    folder.write_records("test_results", [result.model_copy(update={"seed": 1}) for result in results])
+    both = {case.id: case for case in cases_of([whole[1], other])}
+    assert both.keys() - cases.keys() == {f"{tasks[0].id}, seed 1"}
+    assert [attempt.arm for attempt in both[tasks[0].id].attempts] == ["tiny, seed 0", "tiny, after warmup, seed 0"]
+    assert len(both[tasks[1].id].attempts) == 4
 
 
 def test_a_complete_run_is_not_done_again(whole: tuple[Path, Path]) -> None:

@@ -1,7 +1,9 @@
-"""Figures of the report, as the plain data that Plotly draws. Arm and phase names may come from outside: escaped."""
+"""Figures of the report, as the plain data that Plotly draws; the page gives them its colours, light or dark.
+
+Arm and phase names may come from outside: escaped.
+"""
 
 import html
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +39,6 @@ class Panel(Record):
 
 
 Figure = dict[str, Any]
-
-
-def figure_json(figure: Figure) -> str:
-    """JSON that can stand inside a script element: nothing in it can close the element."""
-    return json.dumps(figure, allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def panel_figure(panel: Panel) -> Figure:
@@ -128,12 +125,9 @@ def _trace(name: str, x: Sequence[Any], y: Sequence[float], number: int, stderr:
 
 
 def _layout(x_label: str, y_label: str) -> Figure:
-    axis = {"gridcolor": "#e8eaee", "linecolor": "#9aa3ad", "ticks": "outside", "tickcolor": "#9aa3ad"}
-    axis |= {"zeroline": False, "automargin": True}
+    axis = {"ticks": "outside", "zeroline": False, "automargin": True}
     return {
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#22272e"},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
+        "font": {"family": "system-ui, sans-serif", "size": 13},
         "margin": {"l": 55, "r": 15, "t": 10, "b": 45},
         "height": 320,
         "showlegend": True,

@@ -1,8 +1,14 @@
 """Static pages from the templates beside this file; whatever text enters one is escaped."""
 
+import json
 from pathlib import Path
 
 import jinja2
+from pydantic import JsonValue
+
+from tirkit.evaluation.tables import visible
+
+MAX_TEXT = 12_000  # characters of one piece of text that are shown
 
 
 def render(template: str, **view: object) -> str:
@@ -15,3 +21,16 @@ def render(template: str, **view: object) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**view)
+
+
+def script_json(value: JsonValue) -> str:
+    """JSON that can stand inside a script element: nothing in it can close the element."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def shown(text: str) -> str:
+    """A piece of text as a page shows it: control characters escaped, the middle of a very long one left out."""
+    if len(text) > MAX_TEXT:
+        half = MAX_TEXT // 2
+        text = f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
+    return visible(text)

@@ -11,12 +11,12 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tirkit.evaluation.charts import Panel, accuracy_figure, figure_json, knowledge_figure, panel_figure
-from tirkit.evaluation.pages import render
+from tirkit.evaluation.attempts import PAGE, Case, write_attempts
+from tirkit.evaluation.charts import Panel, accuracy_figure, knowledge_figure, panel_figure
+from tirkit.evaluation.pages import render, script_json
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import (
     EMPTY,
-    LEGEND,
     SHARES,
     Column,
     arm_rows,
@@ -26,22 +26,11 @@ from tirkit.evaluation.tables import (
     group_columns,
     percent,
     seeds_note,
-    visible,
 )
 from tirkit.store import write_atomic
-from tirkit.text.masks import Kind
 from tirkit.types import Record
 
 PLOTLY = "plotly.min.js"
-MAX_SPAN = 12_000  # characters of one span of an example that are shown
-
-
-class Example(Record):
-    """One trajectory to show: facts about it, and its text as runs of (text, prompt | trained | masked)."""
-
-    title: str
-    spans: tuple[tuple[str, Kind], ...]
-    facts: tuple[tuple[str, str], ...] = ()
 
 
 class Table(Record):
@@ -66,18 +55,20 @@ class ReportData(Record):
     arms: tuple[EvaluationResult, ...] = ()
     panels: tuple[Panel, ...] = ()
     knowledge: tuple[KnowledgeResult, ...] = ()
-    examples: tuple[Example, ...] = ()
+    cases: tuple[Case, ...] = ()
     tables: tuple[Table, ...] = ()
     config: str = ""
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Write index.html and plotly.min.js into `folder`; the page's path."""
+    """Write index.html, plotly.min.js and, where there are cases, attempts.html into `folder`; the first's path."""
     folder.mkdir(parents=True, exist_ok=True)
     page = render("report.html.jinja", **_view(data))
     script = get_plotlyjs()
     if not (folder / PLOTLY).exists() or (folder / PLOTLY).stat().st_size != len(script.encode()):
         write_atomic(folder / PLOTLY, script)
+    if data.cases:
+        write_attempts(folder, f"{data.title}: attempts", data.cases)
     write_atomic(folder / "index.html", page)
     return folder / "index.html"
 
@@ -92,25 +83,16 @@ def _view(data: ReportData) -> dict[str, Any]:
         "seeds_note": seeds_note(data.arms),
         "headline": _headline(data.arms),
         "differences": _differences(data.arms),
-        "accuracy": Markup(figure_json(accuracy_figure(rows))) if rows else "",
-        "panels": [(panel, Markup(figure_json(panel_figure(panel)))) for panel in data.panels if panel.curves],
-        "knowledge": Markup(figure_json(knowledge_figure(data.knowledge))) if data.knowledge else "",
+        "accuracy": Markup(script_json(accuracy_figure(rows))) if rows else "",
+        "panels": [(panel, Markup(script_json(panel_figure(panel)))) for panel in data.panels if panel.curves],
+        "knowledge": Markup(script_json(knowledge_figure(data.knowledge))) if data.knowledge else "",
         "knowledge_table": _knowledge_table(data.knowledge),
         "metrics": [table for group in ("all", "seen", "unseen") if (table := _metrics(data.arms, group)).rows],
         "kinds": _arms_table("Accuracy by group and kind of task (%)", data.arms, group_columns(data.arms, "success")),
-        "examples": [(example, [(shown(text), kind) for text, kind in example.spans]) for example in data.examples],
-        "legend": LEGEND,
+        "attempts": PAGE,
         "stops": _counts_table("Why attempts ended", stops),
         "problems": _counts_table("Problems and tool errors", problems),
     }
-
-
-def shown(text: str) -> str:
-    """A span as the page shows it: control characters escaped, the middle of a very long one left out."""
-    if len(text) > MAX_SPAN:
-        half = MAX_SPAN // 2
-        text = f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
-    return visible(text)
 
 
 def _arms_table(title: str, results: Sequence[EvaluationResult], columns: Sequence[Column], note: str = "") -> Table:

@@ -170,6 +170,8 @@ def visible(text: str) -> str:
     >>> visible("a\x1b[2Jb")
     'a\\x1b[2Jb'
     """
+    if text.translate({ord("\n"): None, ord("\t"): None}).isprintable():  # nearly always
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -18,9 +18,10 @@ from tirkit.evaluation.metrics import summarise
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.tables import differences
 from tirkit.evaluation.terminal import arms_table, difference_lines, duration, think_table
+from tirkit.pipeline.attempts import results_of
 from tirkit.pipeline.branch import shared_stages
 from tirkit.pipeline.context import STAGE_ORDER
-from tirkit.pipeline.report import report_runs, results_of
+from tirkit.pipeline.report import report_runs
 from tirkit.store import RunFolder, write_atomic
 from tirkit.types import UserError
 

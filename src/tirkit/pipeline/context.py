@@ -41,6 +41,7 @@ from tirkit.types import Task, ToolSchema, Trajectory
 
 STAGE_ORDER = ("prepare", *TRAINING, "grow", "evaluate", "report")
 WORKERS = 16  # real tool calls at a time
+FORCED = ", forced "
 MODEL_STAGES = ("prepare", "internalise", "warmup", "finetune", "rl", "grow")  # those that leave a model of tasks
 
 
@@ -66,6 +67,16 @@ def constraints(kind: str, loaded: Loaded, dialect: Dialect, tools: Sequence[Too
     if kind in ("calls", "both"):
         parts.append(CallGrammar(loaded.tokenizer, loaded.renderer, dialect, tools))
     return parts
+
+
+def result_stage(stage: str, mode: str | None = None) -> str:
+    """What a test result has as its stage: the one whose model was asked, and the mode it was forced into."""
+    return f"{stage}{FORCED}{mode}" if mode else stage
+
+
+def attempt_records(stage: str) -> str:
+    """Where the attempts behind a test result are kept; `stage` as the result has it."""
+    return "test_" + stage.replace(FORCED, "_")
 
 
 def run_index(folder: RunFolder, config: RunConfig, tools: Sequence[ToolSchema]) -> ToolIndex | None:

@@ -9,15 +9,12 @@ from transformers.utils import logging as transformers_logging
 
 from tirkit.evaluation.charts import Curve, Panel
 from tirkit.evaluation.preference import PairReport
-from tirkit.evaluation.report import Example, ReportData, Table, write_report
+from tirkit.evaluation.report import ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
 from tirkit.evaluation.tables import EMPTY, duration, percent
-from tirkit.pipeline.context import MODEL_STAGES, STAGE_ORDER, run_index
-from tirkit.pipeline.sources import load_tokenizer
+from tirkit.pipeline.attempts import cases_of, results_of
+from tirkit.pipeline.context import MODEL_STAGES, STAGE_ORDER
 from tirkit.store import RunFolder, StageMark
-from tirkit.text.masks import coloured, token_row
-from tirkit.text.render import Renderer
-from tirkit.types import ToolSchema, Trajectory
 
 TRAINED = MODEL_STAGES[1:]
 ENTROPY_TERMS = [name for over in ("all", "think", "no_think") for name in (over, f"{over}_mode_token")]
@@ -115,7 +112,7 @@ def report_runs(folders: Sequence[Path], out: Path) -> Path:
     seeds = sorted({run.manifest.seed for run in runs})
     data = ReportData(
         title=f"tirkit: {config.name}",
-        intro="What the arms reach on the same test questions, how they got there, and one attempt token by token.",
+        intro="What the arms reach on the same test questions, and how they got there.",
         facts=(
             ("arms", ", ".join(dict.fromkeys(run.manifest.config.name for run in runs))),
             ("seeds", ", ".join(map(str, seeds))),
@@ -125,22 +122,11 @@ def report_runs(folders: Sequence[Path], out: Path) -> Path:
         arms=tuple(results_of(folders)),
         panels=tuple(_panels(runs)),
         knowledge=tuple(_knowledge(first)),
-        examples=tuple(_examples(first)),
+        cases=tuple(cases_of(folders)),
         tables=tuple(table for table in _tables(runs) if table.rows),
         config=config.model_dump_json(indent=2),
     )
     return write_report(out, data)
-
-
-def results_of(folders: Iterable[Path], earlier_too: bool = True) -> list[EvaluationResult]:
-    """Test results, the last stage's under the arm's name and earlier ones marked with their stage."""
-    found: list[EvaluationResult] = []
-    for folder in folders:
-        *earlier, last = list(RunFolder.read(folder).read_records("test_results", EvaluationResult)) or [None]
-        if last is not None:
-            marked = [r.model_copy(update={"arm": f"{r.arm}, after {r.stage}"}) for r in earlier if r]
-            found += [last, *(marked if earlier_too else ())]
-    return found
 
 
 def _panels(runs: Sequence[RunFolder]) -> Iterable[Panel]:
@@ -205,21 +191,6 @@ def _curve(run: RunFolder, mark: StageMark, key: str) -> Curve | None:
 def _knowledge(run: RunFolder) -> Iterable[KnowledgeResult]:
     for stage in TRAINED:
         yield from run.read_records(f"knowledge_{stage}", KnowledgeResult)
-
-
-def _examples(run: RunFolder) -> Iterable[Example]:
-    """Two test attempts of the last stage, as spans."""
-    stage = next((s for s in reversed(TRAINED) if run.records(f"test_{s}").exists()), "")
-    if not stage:
-        return
-    tokenizer = load_tokenizer(run.model(stage))
-    tools = tuple(run.read_records("catalogue", ToolSchema))
-    renderer = Renderer(tokenizer, run_index(run, run.manifest.config, tools))
-    attempts = [t for t in run.read_records(f"test_{stage}", Trajectory) if t.turns]
-    longest = sorted(attempts, key=lambda t: -len(t.turns))[:1]
-    for trajectory in [*longest, *attempts[:1]]:
-        spans = tuple(coloured(token_row(trajectory), renderer.decode_all))
-        yield Example(title=trajectory.task_id, spans=spans, facts=(("stopped", str(trajectory.stop)),))
 
 
 def _tables(runs: Sequence[RunFolder]) -> Iterable[Table]:

@@ -18,7 +18,7 @@ from tirkit.methods.tinr.think import ThinkSettings, warm_up
 from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline.autotool import label
 from tirkit.pipeline.autotraj import candidates, finetune, pairs, repair, reward_model
-from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded
+from tirkit.pipeline.context import MODEL_STAGES, Context, Loaded, attempt_records, result_stage
 from tirkit.pipeline.grow import grow, novelty_facts, prepare_grown
 from tirkit.pipeline.policies import check_key, make_teacher
 from tirkit.pipeline.reinforce import refine, reinforce
@@ -175,14 +175,15 @@ def to_ask(ctx: Context) -> list[tuple[str, Mode | None]]:
 
 def ask(ctx: Context, loaded: Loaded, tasks: Sequence[Task], stage: str, mode: Mode | None = None) -> EvaluationResult:
     """One greedy attempt a question; stored as they come, so that an interrupted evaluation goes on."""
-    name = f"test_{stage}_{mode}" if mode else f"test_{stage}"
+    measured = result_stage(stage, mode)
+    name = attempt_records(measured)
     attempt = ctx.rollout(loaded.renderer, ctx.policy(loaded, 0.0))
     return evaluate(
         tasks,
         (lambda requests: attempt(forced(requests, mode))) if mode else attempt,
         arm=ctx.config.name,
         seen=ctx.sources.seen,
-        stage=f"{stage}, forced {mode}" if mode else stage,
+        stage=measured,
         seed=ctx.config.seed,
         done=list(ctx.folder.read_records(name, Trajectory)),
         keep=lambda trajectories: ctx.folder.append_records(name, trajectories),

@@ -1,9 +1,11 @@
 """The page of evaluations: every case that is not right beside its gold; two models, case by case."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -23,32 +25,16 @@ ORACLE = oracle(Dialect(), "No tool fits.")
 EVIL = "</div></script><script>alert(1)</script>"
 
 
-class Page(HTMLParser):
-    """Collects tags, the cases' attributes and what stands in their parts."""
+def cases_on(page: Path) -> dict[str, Any]:
+    """Id → case, as the page of attempts beside `page` holds them."""
+    text = (page.parent / "attempts.html").read_text()
+    found = re.search(r'id="cases">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return {case["id"]: case for case in json.loads(found[1])}
 
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.cases: list[dict[str, str | None]] = []
-        self.said: list[tuple[str, str]] = []
-        self._who = ""
-        self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        assert not [name for name in found if name.startswith("on")]
-        self.tags.append(tag)
-        kind = found.get("class") or ""
-        if kind == "case":
-            self.cases.append(found)
-        self._who = kind.removeprefix("said ") if kind.startswith("said ") else self._who
-
-    def handle_endtag(self, tag: str) -> None:
-        self._who = "" if tag == "div" else self._who
-
-    def handle_data(self, data: str) -> None:
-        if self._who and self.tags[-1] == "b" and data not in (self._who, "\n"):
-            self.said.append((self._who, data))
+def verdicts(case: Any) -> str:
+    return " ".join(attempt["verdict"] for attempt in case["attempts"])
 
 
 @pytest.fixture
@@ -69,27 +55,23 @@ def stubborn(task: Task, turns: Sequence[Turn]) -> str:
 def test_every_failed_attempt_stands_beside_its_gold(evaluated: Callable[..., Path], tmp_path: Path) -> None:
     folder = evaluated("stubborn", stubborn, benchmarks=(BFCL, METATOOL))
     path = report_evaluations([folder], tmp_path / "page")
-    text = path.read_text()
-    page = Page(text)
+    cases = list(cases_on(path).values())
     # BFCL: 9 cases, right are the parallel one and, since it does not call, the irrelevant one; MetaTool's 2 are wrong.
-    assert len(page.cases) == 7 + 2
-    assert [case["data-side"] for case in page.cases] == ["0"] * 9
-    assert [case["data-benchmark"] for case in page.cases] == ["0"] * 7 + ["1"] * 2
-    assert {case["data-kind"] for case in page.cases} == {"0 "}
-    assert '<option value="0">no call</option>' in text
-    replies = [said for who, said in page.said if who == "assistant"]
-    assert replies == [f"<answer>No. {EVIL}</answer>"] * 9
-    assert ("calls", '{"name": "FinanceTool", "arguments": {}}') in page.said
-    assert page.tags.count("script") == 1
-    assert not re.search(r"<script[^>]+src|https?://(?!github)", text)
+    assert [verdicts(case) for case in cases] == ["wrong"] * (7 + 2) + ["right"] * 2
+    assert [case["kind"].partition(":")[0] for case in cases[:9]] == ["bfcl"] * 7 + ["metatool"] * 2
+    assert {case["attempts"][0]["why"] for case in cases[:9]} == {"no call"}
+    assert all(["answers", f"No. {EVIL}"] in case["attempts"][0]["said"] for case in cases[:9])
+    assert ["calls", "FinanceTool {}"] in [part for case in cases for part in case["gold"]]
+    text = path.read_text()
+    assert not re.search(r"<script|https?://(?!github)", text)
     assert "overlap with training not checked" in text
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["attempts.html", "index.html"]
 
 
 def test_markup_in_a_models_name_stays_text(evaluated: Callable[..., Path], tmp_path: Path) -> None:
-    plain = Page(report_evaluations([evaluated("a", stubborn, "arm")], tmp_path / "a").read_text())
-    evil = Page(report_evaluations([evaluated("b", stubborn, EVIL)], tmp_path / "b").read_text())
-    assert evil.tags == plain.tags
+    path = report_evaluations([evaluated("b", stubborn, EVIL)], tmp_path / "b")
+    assert EVIL not in path.read_text()
+    assert EVIL not in (path.parent / "attempts.html").read_text()
 
 
 def test_two_models_are_compared_case_by_case(evaluated: Callable[..., Path], tmp_path: Path) -> None:
@@ -102,18 +84,19 @@ def test_two_models_are_compared_case_by_case(evaluated: Callable[..., Path], tm
         )
 
     folders = [evaluated("stubborn", stubborn), evaluated("other", other)]
-    text = report_evaluations(folders, tmp_path / "page").read_text()
-    page = Page(text)
+    path = report_evaluations(folders, tmp_path / "page")
+    text, cases = path.read_text(), cases_on(path)
     # Of 9 cases the first has 2 right, the second 6 (live_relevance is right with any call, and the oracle makes none).
-    assert sorted(case["data-side"] or "" for case in page.cases) == ["00", *["01"] * 6, *["10"] * 2]
+    sides = ["right wrong"] * 2 + ["wrong right"] * 6 + ["wrong wrong"]
+    assert sorted(map(verdicts, cases.values())) == sides
     assert "8 of 9 items changed side: 2 only the first has right, 6 only the second" in text
     # 2 * (1 + 8 + 28) / 2**8
     assert "<td>0.29</td>" in text
     assert "<td>-44.4</td>" in text  # 2/9 - 6/9
-    links = re.findall(r'<a href="#(case-\d+)">([\w-]+)</a>', text)
-    by_id = {case["id"]: case for case in page.cases}
+    links = dict(re.findall(r'<a href="attempts.html#([^"]+)">([\w-]+)</a>', text))
     assert len(links) == 8
-    assert by_id[{name: anchor for anchor, name in links}["parallel_0"]]["data-side"] == "10"
+    assert {verdicts(cases[unquote(anchor)]) for anchor in links} == {"right wrong", "wrong right"}
+    assert verdicts(cases["bfcl/parallel_0"]) == "right wrong"
 
 
 def test_evaluations_of_one_model_are_told_apart(evaluated: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
-"""The page of one evaluation, or of several side by side: every case that one of them got wrong beside its gold.
+"""The pages of one evaluation, or of several side by side: tables, and every case with its attempts beside its gold.
 
-Everything comes from the folders (`folder`); text from models and data enters the page through its template alone,
-which escapes it.
+Everything comes from the folders (`folder`).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import JsonValue
 
+from tirkit.evaluation.attempts import PAGE as ATTEMPTS
+from tirkit.evaluation.attempts import Attempt, Case, gold_parts, said_parts, spoken, text_spans, write_attempts
 from tirkit.evaluation.benchmarks.base import BenchmarkError, CaseAttempt, CaseResult
 from tirkit.evaluation.benchmarks.folder import (
     AskedCase,
@@ -24,17 +26,15 @@ from tirkit.evaluation.benchmarks.folder import (
 )
 from tirkit.evaluation.benchmarks.show import notes, totals_text
 from tirkit.evaluation.metrics import Estimate
-from tirkit.evaluation.pages import render
+from tirkit.evaluation.pages import render, shown
 from tirkit.evaluation.paired import Paired, compare
-from tirkit.evaluation.report import Table, shown
+from tirkit.evaluation.report import Table
 from tirkit.evaluation.tables import EMPTY, percent
 from tirkit.store import write_atomic
 from tirkit.text.dialects import print_json
-from tirkit.types import Message
 
 PAGE = "index.html"
 RIGHT = ""  # the kind of failure of an attempt that is right
-UNANSWERED = "not answered"
 
 
 @dataclass(frozen=True)
@@ -46,40 +46,8 @@ class Evaluation:
     outcomes: dict[str, Outcome]
 
 
-@dataclass(frozen=True)
-class Tried:
-    """An arm's attempt as it is shown: (who speaks, text) pairs, what is wrong with it, how it ended."""
-
-    kind: str
-    stop: str = ""
-    said: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A case as it is shown. `gold`: (what it is, text) pairs; `tried`: an attempt an arm."""
-
-    number: int
-    benchmark: str
-    case_id: str
-    category: str
-    prompt: tuple[tuple[str, str], ...]
-    gold: tuple[tuple[str, str], ...]
-    tried: tuple[Tried, ...]
-
-    @property
-    def kinds(self) -> list[str]:
-        """How its attempts fail."""
-        return [tried.kind for tried in self.tried if tried.kind != RIGHT]
-
-    @property
-    def sides(self) -> str:
-        """A digit an arm: 1 right, 0 wrong."""
-        return "".join(str(int(tried.kind == RIGHT)) for tried in self.tried)
-
-
 def report_evaluations(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page of these evaluations into `out`; its path. The first is compared with each of the others.
+    """Write the pages of these evaluations into `out`; the first's path. The first is compared with each of the others.
 
     Raises BenchmarkError for a folder that holds no evaluation.
     """
@@ -88,22 +56,18 @@ def report_evaluations(folders: Sequence[Path], out: Path) -> Path:
     if not names:
         raise BenchmarkError(f"{folders[0]} holds no benchmark's results yet")
     pairs = list(_pairs(evaluations))
-    cases = list(_cases(evaluations, names))
-    anchors = {(case.benchmark, case.case_id): case.number for case in cases}
+    title = "tirkit: evaluation of " + " and ".join(one.label for one in evaluations)
+    write_attempts(out, f"{title}: attempts", _cases(evaluations, names))
     page = render(
         "benchmarks/report.html.jinja",
-        title="tirkit: evaluation of " + " and ".join(one.label for one in evaluations),
-        arms=[one.label for one in evaluations],
+        title=title,
+        attempts=ATTEMPTS,
         summary=_summary(evaluations, names),
         notes=[(one.label, name, notes(o)) for one in evaluations for name, o in one.outcomes.items()],
         totals=[(one.label, name, totals_text(o)) for one in evaluations for name, o in one.outcomes.items()],
         pairs=_pairs_table(evaluations[0].label, pairs),
-        changed=[_changed(evaluations[0].label, *pair, anchors) for pair in pairs],
+        changed=[_changed(evaluations[0].label, *pair) for pair in pairs],
         failures=_failures(evaluations, names),
-        cases=cases,
-        benchmarks=list(dict.fromkeys(case.benchmark for case in cases)),
-        categories=list(dict.fromkeys(case.category for case in cases)),
-        kinds=list(dict.fromkeys(kind for case in cases for kind in case.kinds)),
     )
     write_atomic(out / PAGE, page)
     return out / PAGE
@@ -175,13 +139,11 @@ def _pairs_table(first: str, pairs: Sequence[tuple[str, str, Paired]]) -> Table:
     return Table(title="Case by case", head=head, rows=rows, note=note)
 
 
-def _changed(
-    first: str, other: str, name: str, paired: Paired, anchors: dict[tuple[str, str], int]
-) -> tuple[str, list[tuple[str, list[tuple[str, int]]]]]:
-    """One line: how many cases changed side, and which, with where they are on the page."""
+def _changed(first: str, other: str, name: str, paired: Paired) -> tuple[str, list[tuple[str, list[tuple[str, str]]]]]:
+    """One line: how many cases changed side, and which, with their anchors on the page of attempts."""
     line = f"{name}, {first} − {other}: {paired}"
     sides = ((first, paired.only_first), (other, paired.only_second))
-    return line, [(arm, [(case, anchors[name, case]) for case in ids]) for arm, ids in sides if ids]
+    return line, [(arm, [(case, quote(_anchor(name, case), safe="")) for case in ids]) for arm, ids in sides if ids]
 
 
 def _failures(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Table:
@@ -199,46 +161,47 @@ def _kind(result: CaseResult) -> str:
     return RIGHT if result.score.right == 1 else result.score.why or "partly right"
 
 
-def _cases(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Iterator[Shown]:
-    """The cases that an arm got wrong, each once, with the attempts of all arms."""
-    number = 0
-    for name in names:
-        arms = [one for one in evaluations if name in one.outcomes]
-        wrong = {r.case_id for one in arms for r in one.outcomes[name].results if _kind(r) != RIGHT}
-        asked = {case.task.id: case for one in arms for case in read_asked(one.folder, name) if case.task.id in wrong}
-        attempts = [_attempts(one, name, wrong) for one in evaluations]
-        for case_id, case in asked.items():
-            yield Shown(
-                number=number,
-                benchmark=name,
-                case_id=case_id,
-                category=case.task.kind,
-                prompt=tuple(map(_spoken, case.task.prompt)),
-                gold=tuple(_gold(case)),
-                tried=tuple(_tried(found.get(case_id)) for found in attempts),
-            )
-            number += 1
+def _cases(evaluations: Sequence[Evaluation], names: Sequence[str]) -> list[Case]:
+    """All cases with the attempts of all arms, those first that some arm did not get right."""
+    cases = [case for name in names for case in _benchmark_cases(evaluations, name)]
+    return sorted(cases, key=lambda case: all(attempt.verdict == "right" for attempt in case.attempts))
 
 
-def _attempts(one: Evaluation, name: str, wanted: Collection[str]) -> dict[str, CaseAttempt]:
-    stored = read_results(records_path(one.folder, name))
-    return {attempt.case_id: attempt for attempt in stored if attempt.case_id in wanted}
+def _benchmark_cases(evaluations: Sequence[Evaluation], name: str) -> Iterator[Case]:
+    arms = [one for one in evaluations if name in one.outcomes]
+    asked = {case.task.id: case for one in arms for case in read_asked(one.folder, name)}
+    attempts: dict[str, list[Attempt]] = {case_id: [] for case_id in asked}
+    for one in arms:
+        for stored in read_results(records_path(one.folder, name)):
+            attempts[stored.case_id].append(_attempt(one.label, stored))
+    for case_id, case in asked.items():
+        yield Case(
+            id=_anchor(name, case_id),
+            kind=f"{name}: {case.task.kind}",
+            asked=spoken(case.task.prompt),
+            gold=(*gold_parts(case.task), *_scored_by(case)),
+            attempts=tuple(attempts[case_id]),
+        )
 
 
-def _spoken(message: Message) -> tuple[str, str]:
-    return message.role, shown(message.content)
+def _anchor(name: str, case_id: str) -> str:
+    return f"{name}/{case_id}"
 
 
-def _gold(case: AskedCase) -> Iterator[tuple[str, str]]:
-    task = case.task
-    for number, calls in enumerate(task.gold_rounds or (), start=1):
-        rounds = len(task.gold_rounds or ())
-        text = "\n".join(print_json({"name": call.name, "arguments": call.arguments}) for call in calls)
-        yield f"calls, round {number}" if rounds > 1 else "calls", shown(text)
-    if task.gold_rounds == ():
-        yield "calls", "none"
-    if task.answers:
-        yield "reply", shown(" | ".join(task.answers))
+def _attempt(arm: str, stored: CaseAttempt) -> Attempt:
+    why, trajectory = _kind(stored), stored.trajectory
+    return Attempt(
+        arm=arm,
+        verdict="right" if why == RIGHT else "wrong",
+        why=why,
+        mode=trajectory.mode or "",
+        stop=str(trajectory.stop),
+        said=said_parts(trajectory),
+        spans=text_spans(trajectory),
+    )
+
+
+def _scored_by(case: AskedCase) -> Iterator[tuple[str, str]]:
     if case.gold is not None:
         yield "what the scorer reads", shown(_lines(case.gold))
     for tool in case.tools:
@@ -250,14 +213,3 @@ def _lines(value: JsonValue) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{key}: {print_json(item)}" if key else str(item) for key, item in value.items())
     return "\n".join(map(print_json, value)) if isinstance(value, list) else print_json(value)
-
-
-def _tried(attempt: CaseAttempt | None) -> Tried:
-    if attempt is None:
-        return Tried(UNANSWERED)
-    said: list[tuple[str, str]] = []
-    for turn in attempt.trajectory.turns:
-        said.append(("assistant", shown(turn.text)))
-        said += [("problem", shown(problem)) for problem in turn.problems]
-        said += map(_spoken, turn.reply)
-    return Tried(_kind(attempt), str(attempt.trajectory.stop), tuple(said))
