@@ -18,6 +18,11 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+const anchor = number => `#${encodeURIComponent(cases[number].id)}`;
+const rows = cases.map((one, number) => make("li", {}, make("a", { href: anchor(number) },
+  make("span", { className: "mark", role: "img" }), " ", make("small", { textContent: `${one.kind} ${one.id}` }),
+  make("q", { textContent: one.asked.at(-1)?.[1] ?? "" }))));
+
 // What can be chosen: a filter is offered where the cases differ in it.
 const FILTERS = {
   verdict: ["verdict", (one, attempt) => attempt?.verdict],
@@ -26,6 +31,7 @@ const FILTERS = {
   stop: ["stopped", (one, attempt) => attempt?.stop],
   why: ["wrong since", (one, attempt) => attempt?.why],
 };
+const DIFFERS = "differs";
 const selects = {};
 
 function offer(id, label, options, all) {
@@ -40,33 +46,35 @@ const chosen = id => selects[id]?.value ?? "";
 const attemptOf = (one, arm) => one.attempts.find(attempt => attempt.arm === arm);
 const arm = () => chosen("arm") || arms[0];
 
-function texts(one, attempt) {
-  const parts = [...one.asked, ...one.gold, ...(attempt?.said ?? [])];
-  return [one.id, attempt?.why ?? "", ...parts.map(([, text]) => text)].join("\n").toLowerCase();
+function texts(one, attempt = one) {
+  attempt.text ??= [one.id, ...[...one.asked, ...one.gold, ...(attempt.said ?? [])].map(([, text]) => text)]
+    .join("\n").toLowerCase();
+  return attempt.text;
 }
 
-function verdictFits(one, attempt, wanted) {
-  if (wanted !== "differs") return attempt?.verdict === wanted;
-  return new Set(one.attempts.map(other => other.verdict)).size > 1;
-}
+const differs = one => new Set(one.attempts.map(attempt => attempt.verdict)).size > 1;
 
 function choose() {
-  const wanted = search.value.trim().toLowerCase();
+  const wanted = search.value.trim().toLowerCase(), name = arm();
+  const picked = Object.entries(FILTERS).map(([id, [, value]]) => [chosen(id), value]).filter(([option]) => option);
   let count = 0;
   cases.forEach((one, number) => {
-    const attempt = attemptOf(one, arm());
-    const fits = Object.entries(FILTERS).every(([id, [, value]]) =>
-      !chosen(id) || (id === "verdict" ? verdictFits(one, attempt, chosen(id)) : value(one, attempt) === chosen(id)))
+    const attempt = attemptOf(one, name);
+    const fits = picked.every(([option, value]) => option === DIFFERS ? differs(one) : value(one, attempt) === option)
       && (!wanted || texts(one, attempt).includes(wanted));
-    const row = list.children[number];
-    row.hidden = !fits;
+    rows[number].hidden = !fits;
     count += fits;
-    const mark = row.querySelector(".mark");
-    mark.textContent = attempt ? MARKS[attempt.verdict] : "";
-    mark.className = `mark ${attempt?.verdict ?? ""}`;
-    mark.ariaLabel = attempt?.verdict ?? "no attempt";
   });
   find("count").textContent = `${count} of ${cases.length}`;
+}
+
+function markRows() {
+  const name = arm();
+  rows.forEach((row, number) => {
+    const verdict = attemptOf(cases[number], name)?.verdict ?? "";
+    Object.assign(row.querySelector(".mark"),
+      { textContent: MARKS[verdict] ?? "", className: `mark ${verdict}`, ariaLabel: verdict || "no attempt" });
+  });
 }
 
 function talk(parts, speakers = {}) {
@@ -96,14 +104,17 @@ function tokens(attempt, name) {
 }
 
 function show(number) {
-  list.children[current]?.firstChild.removeAttribute("aria-current");
+  rows[current]?.firstChild.removeAttribute("aria-current");
   current = number;
   const one = cases[number];
-  if (!one) { find("case").replaceChildren(make("p", { className: "note", textContent: "No such question." })); return; }
-  const link = list.children[number].firstChild;
+  if (!one) {
+    find("case").replaceChildren(make("p", { className: "note", textContent: "No such question." }));
+    return;
+  }
+  const link = rows[number].firstChild;
   link.ariaCurrent = "true";
-  const rows = list.getBoundingClientRect(), row = link.getBoundingClientRect();
-  if (row.top < rows.top || row.bottom > rows.bottom) list.scrollTop += row.top - rows.top - rows.height / 3;
+  const box = list.getBoundingClientRect(), row = link.getBoundingClientRect();
+  if (row.top < box.top || row.bottom > box.bottom) list.scrollTop += row.top - box.top - box.height / 3;
   const names = [...new Set([arm(), chosen("beside")])].filter(Boolean);
   const attempts = names.map(name => [attemptOf(one, name), name]);
   find("case").replaceChildren(
@@ -114,8 +125,6 @@ function show(number) {
       ...attempts.map(([attempt, name]) => column(one, attempt, name))),
     ...attempts.filter(([attempt]) => attempt?.spans.length).map(pair => tokens(...pair)));
 }
-
-const anchor = number => `#${encodeURIComponent(cases[number].id)}`;
 
 function fromHash() {
   let id = location.hash.slice(1);
@@ -130,7 +139,7 @@ function open(number) {
 
 function step(by) {
   let next = current + by;
-  while (cases[next] && list.children[next].hidden) next += by;
+  while (cases[next] && rows[next].hidden) next += by;
   if (cases[next]) open(next);
 }
 
@@ -138,13 +147,14 @@ function turnArm(by) {
   const select = selects.arm;
   if (!select) return;
   select.selectedIndex = Math.min(Math.max(select.selectedIndex + by, 0), select.options.length - 1);
+  markRows();
   refresh();
 }
 
 function refresh() {
   choose();
-  if (list.children[current]?.hidden ?? true) {
-    const first = [...list.children].findIndex(row => !row.hidden);
+  if (rows[current]?.hidden ?? true) {
+    const first = rows.findIndex(row => !row.hidden);
     if (first >= 0) open(first);
   } else show(current);
 }
@@ -174,15 +184,14 @@ offer("beside", "beside it", arms, "none");
 for (const [id, [label, value]] of Object.entries(FILTERS)) {
   const values = new Set(cases.flatMap(one => [undefined, ...one.attempts].map(attempt => value(one, attempt))));
   const options = [...values].filter(Boolean).sort();
-  offer(id, label, id === "verdict" && arms.length > 1 ? [...options, "differs"] : options, "all");
+  offer(id, label, id === "verdict" && arms.length > 1 ? [...options, DIFFERS] : options, "all");
 }
-list.append(...cases.map((one, number) => make("li", {}, make("a", { href: anchor(number) },
-  make("span", { className: "mark", role: "img" }), " ", make("small", { textContent: `${one.kind} ${one.id}` }),
-  make("q", { textContent: one.asked.at(-1)?.[1] ?? "" })))));
+list.append(...rows);
 document.querySelector("form").addEventListener("submit", event => event.preventDefault());
 search.addEventListener("input", refresh);
-find("choices").addEventListener("change", refresh);
+find("choices").addEventListener("change", () => { markRows(); refresh(); });
 find("skip").addEventListener("click", event => { event.preventDefault(); find("case").focus(); });
 addEventListener("hashchange", () => { if (fromHash() !== current) show(fromHash()); });
+markRows();
 choose();
 if (location.hash) show(fromHash()); else if (cases.length) open(0);
