@@ -64,7 +64,7 @@ def _attempt(arm: str, trajectory: Trajectory, item: Item, renderer: Renderer) -
     return Attempt(
         arm=arm,
         verdict=verdict,
-        why=_why(item) if verdict == "wrong" else "",
+        why=why_wrong(item) if verdict == "wrong" else "",
         mode=trajectory.mode or "",
         stop=str(trajectory.stop),
         said=said_parts(trajectory),
@@ -72,8 +72,8 @@ def _attempt(arm: str, trajectory: Trajectory, item: Item, renderer: Renderer) -
     )
 
 
-def _why(item: Item) -> str:
-    """What is wrong with a wrong attempt, the first thing of all."""
+def why_wrong(item: Item) -> str:
+    """What is wrong with a wrong attempt, the first thing of all, in words that can be counted."""
     if item.problems:
         return kind_of(item.problems[0])
     judged = (("id_em", "other tools"), ("call_em", "other arguments"))
