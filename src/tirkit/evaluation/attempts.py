@@ -101,7 +101,8 @@ def text_spans(trajectory: Trajectory) -> Spans:
     """The texts of an attempt whose tokens are unknown, coloured like tokens."""
     spans: list[tuple[str, Kind]] = [(_lines(trajectory.prompt), "prompt")]
     for turn in trajectory.turns:
-        spans += [(shown(turn.text), "trained"), (f"\n{_lines(turn.reply)}", "masked")]
+        spans.append((shown(turn.text), "trained"))
+        spans.append((f"\n{_lines(turn.reply)}", "masked"))
     return tuple(span for span in spans if span[0].strip())
 
 

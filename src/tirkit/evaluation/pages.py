@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
-from pydantic import JsonValue
 
 from tirkit.evaluation.tables import visible
 
@@ -23,8 +23,8 @@ def render(template: str, **view: object) -> str:
     return environment.get_template(template).render(**view)
 
 
-def script_json(value: JsonValue) -> str:
-    """JSON that can stand inside a script element: nothing in it can close the element."""
+def script_json(value: Any) -> str:
+    """The value as JSON that can stand inside a script element: nothing in it can close the element."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
