@@ -18,7 +18,7 @@ from tirkit.tools.catalogue import CatalogueError, load_catalogue
 from tirkit.tools.http_secrets import SecretError
 from tirkit.tools.imports import Imported, update_catalogue
 from tirkit.tools.mcp_tool import McpServerError
-from tirkit.tools.origin import find_tools, make_toolbox
+from tirkit.tools.origin import check_copies, find_tools, make_toolbox
 from tirkit.tools.runtime import PythonToolbox, run_all
 from tirkit.types import McpOrigin, ToolCall, ToolErrorKind, ToolSchema
 
@@ -296,3 +296,66 @@ def _children(command: str) -> list[str]:
             found.append(process.name)
     assert str(os.getpid()) not in found
     return found
+
+
+NOTES = """
+import os, sys
+from pathlib import Path
+from mcp.server.mcpserver import MCPServer
+from mcp.types import ToolAnnotations
+
+server, notes = MCPServer("notes"), []
+with open(Path(sys.argv[1]) / "pids", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+
+@server.tool()
+def note(text: str) -> str:
+    notes.append(text)
+    return ", ".join(notes)
+
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
+def read() -> str:
+    return ", ".join(notes) or "nothing"
+
+@server.tool()
+def die() -> str:
+    os._exit(1)
+
+server.run("stdio")
+"""
+
+
+def test_each_attempt_has_a_server_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "notes.py").write_text(NOTES)
+    command = shlex.join([sys.executable, str(tmp_path / "notes.py"), str(tmp_path)])
+    tools = [tool(command, "note", False), tool(command, "die", False), tool(command, "read")]
+    toolbox = make_toolbox(tools, ["*"], timeout_s=30, state="attempt")
+    assert toolbox is not None
+    assert toolbox.stateful == {"note", "die", "read"}
+
+    def note(text: str) -> ToolCall:
+        return ToolCall(name="note", arguments={"text": text})
+
+    one, two, read, die = toolbox.attempt(), toolbox.attempt(), ToolCall(name="read"), ToolCall(name="die")
+    turns = ((one, note("a")), (two, read), (two, note("b")), (one, note("c")), (two, read))
+    assert [attempt.run(call).content for attempt, call in turns] == ["a", "nothing", "b", "a, c", "b"]
+    assert len(_children(command)) == 2
+    assert one.run(die).error is ToolErrorKind.UNAVAILABLE
+    assert one.run(read).content == "tool 'read' can't be used any more: its state was lost in an earlier call"
+    assert two.run(read).content == "b"
+    one.close()
+    two.close()
+    assert not _children(command)  # close has waited for that
+    assert len((tmp_path / "pids").read_text().split()) == 2
+    # Where nothing that may be run changes anything, one server does for all.
+    for made in (make_toolbox(tools, state="attempt"), make_toolbox(tools, ["*"])):
+        assert made is not None
+        assert not made.stateful
+
+
+def test_services_cannot_be_copied() -> None:
+    http = tool("http://127.0.0.1:1/mcp", "note", False)
+    check_copies([http, tool("python x.py", "write", False)], ["write"])
+    for allowed in (["note"], ["*"]):
+        with pytest.raises(CatalogueError, match=r"tool 'note' changes a service, of which there is no copy"):
+            check_copies([http], allowed)

@@ -46,6 +46,11 @@ class CatalogueConfig(Section):
         default=(),
         description="imported tools that training may run beside those that are read-only; ['*'] = all",
     )
+    state: Literal["shared", "attempt"] = Field(
+        default="shared",
+        description="attempt: MCP commands whose tools change something are started anew for each attempt",
+    )
+    max_states: int = Field(default=16, gt=0, description="attempts that have state at a time; the others wait")
     corpus: str = Field(default="", description="python_search only: passages to search; without, Python alone")
     num_tools: int = Field(default=64, gt=0, description="embedded only")
     indexing: Indexing = Field(

@@ -19,7 +19,7 @@ from tirkit.text.dialects import print_document
 from tirkit.tools.catalogue import SEAL_TOOLS_SAMPLE, load_catalogue
 from tirkit.tools.functions import load_functions
 from tirkit.tools.lines import FileIssue
-from tirkit.tools.origin import make_toolbox
+from tirkit.tools.origin import check_copies, make_toolbox
 from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.questions import load_tasks
 from tirkit.tools.runtime import PythonToolbox
@@ -72,18 +72,25 @@ def load_tools(config: CatalogueConfig) -> tuple[tuple[ToolSchema, ...], Sequenc
     return catalogue.tools, catalogue.issues
 
 
-def load_toolbox(config: RunConfig, tools: Sequence[ToolSchema]) -> PythonToolbox | None:
+def load_toolbox(
+    config: RunConfig, tools: Sequence[ToolSchema], allow: Sequence[str] | None = None
+) -> PythonToolbox | None:
     """What runs the tools, which are the run's `tools`; None: calls can't be run.
+
+    allow: tools beside those that are read-only; None: what the config allows in training.
 
     Raises a `UserError` where there is no sandbox, the corpus can't be read, or a tool of the catalogue can't be run as
     its origin says (see `make_toolbox`).
     """
     r, catalogue = config.rollout, config.catalogue
     if catalogue.path not in ("embedded", PYTHON_SEARCH):
-        return make_toolbox(tools, catalogue.allow, r.tool_timeout_s, r.max_result_chars)
+        if allow is None and catalogue.state == "attempt":
+            check_copies(tools, catalogue.allow)
+        limits = (r.tool_timeout_s, r.max_result_chars, catalogue.state, catalogue.max_states)
+        return make_toolbox(tools, catalogue.allow if allow is None else allow, *limits)
     # The embedded world's functions are ours and take microseconds, the sandbox and search keep limits of their own.
-    limits: dict[str, Any] = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars, "isolation": "inline"}
-    return PythonToolbox(_known_functions(config), tools, **limits)
+    own: dict[str, Any] = {"timeout_s": r.tool_timeout_s, "max_chars": r.max_result_chars, "isolation": "inline"}
+    return PythonToolbox(_known_functions(config), tools, **own)
 
 
 def _known_functions(config: RunConfig) -> Mapping[str, Callable[..., Any]]:

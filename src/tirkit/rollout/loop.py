@@ -12,6 +12,8 @@ Token-in, token-out: the ids a turn sees are prompt_ids + every earlier turn's i
 is decoded and encoded again. The loop raises for what the caller got wrong (no toolbox for tasks that execute their
 calls, an unknown tool in a task's toolset); what the policy got wrong ends up in the trajectory.
 
+Tools with state (`tools.state`) have one for each attempt: it begins as every other's does and ends with the attempt.
+
 One event loop: a finished turn is read at once; documents are handed back at once; calls run on threads while the other
 attempts are being written, so a slow tool delays its own attempt only. With `workers=0` calls run on the loop's own
 thread: then all events come in an order that follows from the requests, and a run can be repeated bit for bit. With
@@ -86,6 +88,7 @@ def rollout(
             attempt = attempts[key]
             if attempt.stop is not None:
                 session.forget(key)
+                calls.end(key)
             elif attempt.waiting:
                 calls.start(key, attempt.waiting)
             else:

@@ -12,6 +12,9 @@ a docstring in Google's form; transformers' `get_json_schema` reads them:
             unit: of the temperature
         \"\"\"
 
+So is every public method of a class that is marked `@stateful`: each attempt has an instance of its own, made without
+arguments, in a process of its own, which ends with the attempt.
+
 A function that cannot be read is named with its line and the reason; the others are kept.
 """
 
@@ -21,21 +24,26 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import pickle
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any, TypeVar
 
 from pydantic import PydanticUserError, validate_call
 
 from tirkit.tools.catalogue import read_tool
 from tirkit.tools.lines import FileIssue
+from tirkit.tools.process import Worker
+from tirkit.tools.state import StatefulTool
 from tirkit.types import PythonOrigin, ToolSchema, UserError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+ClassT = TypeVar("ClassT", bound=type)
 MARK = "__tirkit_read_only__"
+STATEFUL = "__tirkit_stateful__"
 BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -47,6 +55,15 @@ def read_only(function: FunctionT) -> FunctionT:
     """Mark a function as one that changes nothing: training may call it as often as it likes."""
     setattr(function, MARK, True)
     return function
+
+
+def stateful(cls: ClassT) -> ClassT:
+    """Mark a class whose public methods are tools. What an attempt changes in its instance, no other attempt sees.
+
+    The process ends with the attempt, so module variables are its own, too; files and services are not.
+    """
+    setattr(cls, STATEFUL, cls.__qualname__)  # a subclass must be marked itself
+    return cls
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,21 @@ class ImportedFunction:
 
 
 @dataclass(frozen=True)
+class ImportedClass:
+    """The class `name` of a file or module, whose state is an instance in a worker process. See `StateSource`."""
+
+    source: str
+    name: str
+
+    def make(self, timeout_s: float, memory_mb: int) -> Worker:
+        """A new instance. Raises ToolboxError where the class can't be imported or made."""
+        return Worker(pickle.dumps(self), timeout_s, memory_mb)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _instance_methods, (self.source, self.name)
+
+
+@dataclass(frozen=True)
 class FunctionTools:
     """The tools of a file or module in the order of their definition; `issues` names the functions that are none."""
 
@@ -77,16 +109,23 @@ class FunctionTools:
     read_only: frozenset[str]
     issues: tuple[FileIssue, ...] = ()
 
-    def functions(self, allowed: Collection[str] = ()) -> dict[str, ImportedFunction]:
+    def functions(self, allowed: Collection[str] = ()) -> dict[str, ImportedFunction | StatefulTool]:
         """What a PythonToolbox may run: the read-only tools and the `allowed` ones; "*" allows all.
 
         Raises FunctionError where one is allowed that is no tool.
         """
         names = [tool.name for tool in self.tools]
+        origins = {tool.name: tool.origin for tool in self.tools if isinstance(tool.origin, PythonOrigin)}
         if unknown := sorted(set(allowed) - {*names, "*"}):
             raise FunctionError(f"{self.source} has no tool {unknown[0]!r} to allow; it has {', '.join(names)}")
         runnable = self.read_only | (set(names) if "*" in allowed else set(allowed))
-        return {name: ImportedFunction(self.source, name) for name in names if name in runnable}
+        return {name: self._runner(origins[name].function) for name in names if name in runnable}
+
+    def _runner(self, function: str) -> ImportedFunction | StatefulTool:
+        owner, _, method = function.rpartition(".")
+        if owner:
+            return StatefulTool(ImportedClass(self.source, owner), method)
+        return ImportedFunction(self.source, method)
 
 
 def load_functions(source: str | Path) -> FunctionTools:
@@ -100,14 +139,18 @@ def load_functions(source: str | Path) -> FunctionTools:
     tools: list[ToolSchema] = []
     issues: list[FileIssue] = []
     marked: set[str] = set()
-    for name, function in _public(module, source):
+    for path, function in _public(module, source):
+        owner, _, name = path.rpartition(".")
         try:
+            if owner:
+                _check_class(getattr(module, owner))
+            if any(tool.name == name for tool in tools):
+                raise ValueError("another tool of the file has its name; rename it")
             tool = _document(name, function, f"python:{Path(source).name}")
-            origin = PythonOrigin(kind="python", source=given, function=name)
+            origin = PythonOrigin(kind="python", source=given, function=path)
             tools.append(tool.model_copy(update={"origin": origin}))
         except ValueError as error:
-            line = inspect.unwrap(function).__code__.co_firstlineno
-            issues.append(FileIssue(str(module.__file__), line, f"function {name!r}: {error}"))
+            issues.append(FileIssue(str(module.__file__), _line(function), f"function {path!r}: {error}"))
             continue
         if getattr(function, MARK, False):
             marked.add(name)
@@ -123,6 +166,25 @@ def find_function(source: str, name: str) -> Callable[..., Any]:
     if function is None:
         raise FunctionError(f"{source} has no function {name!r} any more; import the catalogue again")
     return _callable(function)
+
+
+def _instance_methods(source: str, name: str) -> "_Methods":
+    """What to call of a new instance of the class."""
+    cls = getattr(_import(source), name, None)
+    if cls is None:
+        raise FunctionError(f"{source} has no class {name!r} any more; import the catalogue again")
+    return _Methods(cls())
+
+
+class _Methods(dict[str, Callable[..., Any]]):
+    """What to call of an instance; looked at when first called, since some methods may be no tools."""
+
+    def __init__(self, instance: object) -> None:
+        self._instance = instance
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        made = self[name] = _callable(getattr(self._instance, name))
+        return made
 
 
 def _callable(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,15 +224,40 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _public(module: ModuleType, source: str) -> list[tuple[str, Callable[..., Any]]]:
-    """The functions that are meant as tools. Raises FunctionError where `__all__` names something else."""
+    """The functions that are meant as tools, and methods as `Class.method`. FunctionError for others in `__all__`."""
     if (chosen := getattr(module, "__all__", None)) is not None:
         for name in chosen:
-            if not inspect.isfunction(getattr(module, name, None)):
+            if not inspect.isfunction(getattr(module, name, None)) and not _is_stateful(getattr(module, name, None)):
                 raise FunctionError(f"__all__ of {source} names {name!r}, which is no function; leave it out")
-        return [(name, getattr(module, name)) for name in chosen]
-    found = inspect.getmembers_static(module, inspect.isfunction)
+        found = [(name, getattr(module, name)) for name in chosen]
+        return [item for name, value in found for item in _functions_of(name, value)]
+    found = inspect.getmembers_static(module, lambda value: inspect.isfunction(value) or _is_stateful(value))
     own = [(n, f) for n, f in found if not n.startswith("_") and f.__module__ == module.__name__ and f is not read_only]
-    return sorted(own, key=lambda item: inspect.unwrap(item[1]).__code__.co_firstlineno)
+    return sorted((item for name, value in own for item in _functions_of(name, value)), key=lambda item: _line(item[1]))
+
+
+def _is_stateful(value: object) -> bool:
+    return isinstance(value, type) and getattr(value, STATEFUL, "") == value.__qualname__
+
+
+def _functions_of(name: str, value: Any) -> list[tuple[str, Callable[..., Any]]]:
+    """A function, or the public methods of a class as if they were bound."""
+    if not isinstance(value, type):
+        return [(name, value)]
+    methods = inspect.getmembers_static(value, inspect.isfunction)
+    return [(f"{name}.{n}", MethodType(method, object())) for n, method in methods if not n.startswith("_")]
+
+
+def _check_class(cls: type) -> None:
+    """Raises ValueError where the class can't be made without arguments."""
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise ValueError(f"its class must be made without arguments, but there is {error}") from error
+
+
+def _line(function: Callable[..., Any]) -> int:
+    return inspect.unwrap(function).__code__.co_firstlineno
 
 
 def _document(name: str, function: Callable[..., Any], source: str) -> ToolSchema:

@@ -41,6 +41,7 @@ from tirkit.tools.worker import Answer, TransientToolError
 from tirkit.types import McpOrigin, ToolErrorKind, ToolSchema, UserError
 
 START_S = 60.0  # to start a server and shake hands
+END_S = 10.0  # the client and the relay lose patience before
 MAX_BYTES = 4 << 20  # of one answer
 MAX_PAGES = 100  # of a list of tools
 MAX_STALLS = 3  # calls in a row without an answer, after which a server counts as dead
@@ -56,10 +57,13 @@ class _LostError(Exception):
 
 
 class McpServer:
-    """One server: connected when first needed, and anew after it was lost. Calls may come from several threads."""
+    """One server: connected when first needed, and anew after it was lost. Calls may come from several threads.
 
-    def __init__(self, server: str, headers: Mapping[str, str], env: Sequence[str] = ()) -> None:
-        self.server, self.headers, self.env = server, dict(headers), tuple(env)
+    once: it is not connected anew.
+    """
+
+    def __init__(self, server: str, headers: Mapping[str, str], env: Sequence[str] = (), once: bool = False) -> None:
+        self.server, self.headers, self.env, self.once = server, dict(headers), tuple(env), once
         self.secrets = secret_names(headers, env)
         self._connecting = asyncio.Lock()
         self._session: _Session | None = None
@@ -101,10 +105,16 @@ class McpServer:
                 return result
         raise AssertionError("the last attempt returns or raises")
 
-    def close(self) -> None:
-        """End the connection, and the server where we started it; the next call starts it again."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """End the connection, and the server where we started it; the next call starts it again.
+
+        wait_s: how long to wait for its end, which ought to take less than END_S.
+        """
+        tasks = [session.task for session in self._sessions if session.task is not None]
         _end_all(self._sessions)
         self._session = None
+        if wait_s and tasks:
+            run_within(_all_ended(tasks, wait_s), wait_s + 1)
 
     def _drop(self, session: "_Session") -> None:
         self._stalls = 0
@@ -123,6 +133,8 @@ class McpServer:
     async def _connected(self) -> "_Session":
         async with self._connecting:
             if self._session is None or self._session.over:
+                if self.once and self._sessions:
+                    raise _LostError("it has ended")
                 self._session = _Session()
                 self._sessions[:] = [session for session in self._sessions if not session.over]
                 self._sessions.append(self._session)
@@ -168,20 +180,20 @@ class _Session:
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def over(self) -> bool:
-        return self._stop.is_set() or (self._task is not None and self._task.done())
+        return self._stop.is_set() or (self.task is not None and self.task.done())
 
     async def begin(self, server: McpServer) -> None:
         """Connect. Raises what the client does."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._live(server, ready))
+        self.task = asyncio.create_task(self._live(server, ready))
         try:
             await ready
         except BaseException:
-            self._task.cancel()
+            self.task.cancel()
             raise
 
     async def _live(self, server: McpServer, ready: "asyncio.Future[None]") -> None:
@@ -208,9 +220,9 @@ class _Session:
 
     def end(self) -> None:
         """Close the connection; may be called from any thread, and does not wait for the end."""
-        if self._task is not None and not self.over:
+        if self.task is not None and not self.over:
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                self._task.get_loop().call_soon_threadsafe(self._stop.set)
+                self.task.get_loop().call_soon_threadsafe(self._stop.set)
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
@@ -326,6 +338,10 @@ def load_mcp(server: str, headers: Mapping[str, str] | None = None, env: Sequenc
         reason = f"; first reason: {skipped[0]}" if skipped else ""
         raise CatalogueError(f"MCP server {server} has no tool that can be imported{reason}")
     return imported(f"mcp:{server}", tools, skipped, remarks)
+
+
+async def _all_ended(tasks: "list[asyncio.Task[None]]", wait_s: float) -> None:
+    await asyncio.wait(tasks, timeout=wait_s)
 
 
 def _end_all(sessions: "list[_Session]") -> None:

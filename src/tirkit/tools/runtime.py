@@ -7,11 +7,7 @@ mistake in the set-up raises (`ToolboxError`).
 import contextlib
 import copy
 import logging
-import multiprocessing
-import os
-import pickle
 import random
-import signal
 import threading
 import time
 import weakref
@@ -22,18 +18,14 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from tirkit.text.schema import validate_arguments
-from tirkit.tools.worker import Answer, clip, invoke, serve
-from tirkit.types import ToolCall, ToolErrorKind, ToolResult, ToolSchema, UserError
+from tirkit.tools.process import ToolboxError, Worker, close_all, pickle_tools
+from tirkit.tools.state import State, StatefulTool, StateSource
+from tirkit.tools.worker import Answer, clip, invoke
+from tirkit.types import ToolCall, ToolErrorKind, ToolResult, ToolSchema
 
 logger = logging.getLogger(__name__)
-START_TIMEOUT_S = 60.0
-CONTEXT = multiprocessing.get_context("forkserver")  # a clean, small parent: safe beside threads, CUDA and big models
-CONTEXT.set_forkserver_preload(["tirkit.tools.worker"])
 Isolation = Literal["process", "inline"]
-
-
-class ToolboxError(UserError):
-    """A toolbox is set up wrongly; the message names the tool and the remedy."""
+TURN_S = 0.1  # between two looks at whether an attempt that waits for its turn is over
 
 
 class Toolbox(Protocol):
@@ -76,7 +68,8 @@ class PythonToolbox:
     """Runs Python functions as tools.
 
     functions: by tool name; called with the arguments as keywords. A function returns text, anything JSON can hold, or
-        an `Answer`. One that raises `TransientToolError` is called again, others that fail are not.
+        an `Answer`. One that raises `TransientToolError` is called again, others that fail are not. A `StatefulTool`
+        has a state for each attempt (see `attempt`), made by its source, in a process of its own.
     schemas: the tools' documents; arguments are checked against them first. A tool with a document and no function
         is answered with UNAVAILABLE.
     timeout_s: wall time for one call. max_chars: longer results keep their head and tail.
@@ -87,13 +80,14 @@ class PythonToolbox:
         that uses them starts its work under `if __name__ == "__main__":`. "inline" calls the function right here,
         without time or memory limit: for functions you trust, and for tools that keep limits of their own.
     memory_mb: address space of a worker, 0 = no limit.
+    max_states: attempts that have state at a time; others wait for their turn when they first need one.
 
     Workers start when first needed and stay; `close` (or `with`) ends them. As many run as threads call `run`.
     """
 
     def __init__(
         self,
-        functions: Mapping[str, Callable[..., Any]],
+        functions: Mapping[str, Callable[..., Any] | StatefulTool],
         schemas: Iterable[ToolSchema],
         *,
         timeout_s: float = 10.0,
@@ -103,6 +97,7 @@ class PythonToolbox:
         retries: int = 3,
         backoff_s: float = 0.5,
         settings: Mapping[str, ToolSettings] | None = None,
+        max_states: int = 16,
     ) -> None:
         self.functions = dict(functions)
         self.schemas = {tool.name: tool for tool in schemas}
@@ -111,17 +106,36 @@ class PythonToolbox:
         for names, what in ((self.functions, "a function"), (self.settings, "settings")):
             if unknown := sorted(names.keys() - self.schemas.keys()):
                 raise ToolboxError(f"tool {unknown[0]!r} has {what} but no document; add its schema")
-        isolated = {name: f for name, f in self.functions.items() if self.settings[name].isolation == "process"}
-        longest_s = max((self.settings[name].timeout_s for name in isolated), default=timeout_s)
-        self._worker_settings = (_pickle_functions(isolated), longest_s, memory_mb)
-        self._idle: list[_Worker] = []
+        self._stateful = {name: f for name, f in self.functions.items() if isinstance(f, StatefulTool)}
+        self._plain = {name: f for name, f in self.functions.items() if not isinstance(f, StatefulTool)}
+        isolated = {name: f for name, f in self._plain.items() if self.settings[name].isolation == "process"}
+        longest_s = max((self.settings[name].timeout_s for name in self.functions), default=timeout_s)
+        self._limits = (longest_s, memory_mb)
+        self._pickled = pickle_tools(isolated)
+        self._idle: list[Worker] = []
         self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, _kill_all, self._idle)
+        self._turns = threading.BoundedSemaphore(max_states)
+        self._finalizer = weakref.finalize(self, close_all, self._idle)
+
+    @property
+    def stateful(self) -> frozenset[str]:
+        """Names of the tools that have state."""
+        return frozenset(self._stateful)
+
+    def attempt(self) -> "Attempt":
+        """The tools as one attempt sees them; close it when the attempt is over."""
+        return Attempt(self)
 
     def run(self, call: ToolCall) -> ToolResult:
-        """Check the arguments, run the tool, bound its output."""
+        """Check the arguments, run the tool, bound its output. A call to a tool with state is an attempt of its own."""
+        if call.name in self._stateful:
+            with contextlib.closing(self.attempt()) as attempt:
+                return attempt.run(call)
+        return self._result(call, self._run_once)
+
+    def _result(self, call: ToolCall, run_once: Callable[[ToolCall, ToolSettings], Answer]) -> ToolResult:
         start = time.perf_counter()
-        answer = self._refusal(call) or self._run_with_retries(call)
+        answer = self._refusal(call) or self._run_with_retries(call, run_once)
         content, cut = clip(answer.content, self._settings_of(call).max_chars)
         return ToolResult(
             name=call.name,
@@ -145,10 +159,10 @@ class PythonToolbox:
             return Answer(f"tool {call.name!r} cannot be run here", ToolErrorKind.UNAVAILABLE)
         return None
 
-    def _run_with_retries(self, call: ToolCall) -> Answer:
+    def _run_with_retries(self, call: ToolCall, run_once: Callable[[ToolCall, ToolSettings], Answer]) -> Answer:
         settings = self.settings[call.name]
         for attempt in range(settings.retries + 1):
-            answer = self._run_once(call, settings)
+            answer = run_once(call, settings)
             if answer.retry_in_s is None or attempt == settings.retries:
                 return answer
             delay_s = settings.delay_s(attempt, answer.retry_in_s)
@@ -161,32 +175,23 @@ class PythonToolbox:
             return self._run_in_worker(call, settings)
         # A tool that changes its arguments must not change the recorded call.
         arguments = copy.deepcopy(call.arguments)
-        return invoke(self.functions[call.name], arguments, settings.max_chars)
+        return invoke(self._plain[call.name], arguments, settings.max_chars)
 
     def _run_in_worker(self, call: ToolCall, settings: ToolSettings) -> Answer:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
-        if worker is None or not worker.process.is_alive():
-            worker = _Worker(*self._worker_settings)
-        try:
-            answer = worker.call(call, settings)
-        except TimeoutError:
-            worker.kill()
-            return Answer(f"tool {call.name!r} did not finish within {settings.timeout_s:g} s", ToolErrorKind.TIMEOUT)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            code = worker.kill()
-            return Answer(f"tool {call.name!r} ended its process (exit code {code})", ToolErrorKind.CRASHED)
-        except BaseException:  # interrupted: nobody will read this worker's answer any more
-            worker.kill()
-            raise
-        with self._lock:
-            self._idle.append(worker)
+        if worker is None or not worker.alive:
+            worker = Worker(self._pickled, *self._limits)
+        answer = worker.ask(call.name, call.arguments, settings.timeout_s, settings.max_chars)
+        if worker.alive:
+            with self._lock:
+                self._idle.append(worker)
         return answer
 
     def close(self) -> None:
         """End the idle workers; the toolbox can still be used and then starts new ones."""
         with self._lock:
-            _kill_all(self._idle)
+            close_all(self._idle)
 
     def __enter__(self) -> Self:
         return self
@@ -195,60 +200,49 @@ class PythonToolbox:
         self.close()
 
 
-class _Worker:
-    """One worker process and the pipe to it. Raises `ToolboxError` if it does not come up."""
+class Attempt:
+    """The tools of a toolbox as one attempt sees them: those with state have one that no other attempt sees.
 
-    def __init__(self, pickled_functions: bytes, timeout_s: float, memory_mb: int) -> None:
-        self.connection, theirs = CONTEXT.Pipe()
-        arguments = (theirs, pickled_functions, timeout_s, memory_mb)
-        self.process = CONTEXT.Process(target=serve, args=arguments, daemon=True)
-        self.process.start()
-        theirs.close()
-        try:
-            problem = self._receive(START_TIMEOUT_S)
-        except (TimeoutError, EOFError, OSError) as error:
-            problem = f"{type(error).__name__} {error}".strip()
-        if problem is not None:
-            self.kill()
-            raise ToolboxError(
-                f"a tool worker process could not start ({problem}); check that the modules of your tools can be "
-                "imported within memory_mb, and that your script starts its work under `if __name__ == '__main__':`"
-            )
+    A state is made at the first call that needs it, always with the same beginning, and ends with `close`. It is lost
+    with a call that takes too long or ends its process; later calls are told so. Calls to tools with state run one
+    after the other; they may come from several threads.
+    """
 
-    def call(self, call: ToolCall, settings: ToolSettings) -> Answer:
-        """`invoke`'s answer. Raises TimeoutError if it takes too long; EOFError or OSError if the process dies."""
-        self.connection.send((call.name, call.arguments, settings.max_chars))
-        return self._receive(settings.timeout_s)
+    def __init__(self, toolbox: PythonToolbox) -> None:
+        self._toolbox = toolbox
+        self._states: dict[StateSource, State] = {}
+        self._lock = threading.Lock()
+        self._has_turn = self._over = False
 
-    def _receive(self, timeout_s: float) -> Any:
-        if not self.connection.poll(timeout_s):
-            raise TimeoutError
-        return self.connection.recv()
+    def run(self, call: ToolCall) -> ToolResult:
+        """The result of one call; see `PythonToolbox.run`."""
+        if call.name not in self._toolbox.stateful:
+            return self._toolbox.run(call)
+        with self._lock:
+            while not (self._has_turn or self._over):
+                self._has_turn = self._toolbox._turns.acquire(timeout=TURN_S)
+            return self._toolbox._result(call, self._run_once)
 
-    def kill(self) -> int | None:
-        """End the process and all it started; returns its exit code."""
-        self.connection.close()  # an idle one ends by itself, and one that has died keeps its own exit code
-        self.process.join(0.1)
-        if self.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.join()
-        return self.process.exitcode
+    def _run_once(self, call: ToolCall, settings: ToolSettings) -> Answer:
+        if self._over:
+            return Answer("the attempt is over", ToolErrorKind.UNAVAILABLE)
+        asked = self._toolbox._stateful[call.name]
+        if asked.source not in self._states:
+            self._states[asked.source] = asked.source.make(*self._toolbox._limits)
+        state = self._states[asked.source]
+        if not state.alive:
+            message = f"tool {call.name!r} can't be used any more: its state was lost in an earlier call"
+            return Answer(message, ToolErrorKind.UNAVAILABLE)
+        answer = state.ask(asked.tool, copy.deepcopy(call.arguments), settings.timeout_s, settings.max_chars)
+        return answer if state.alive else answer._replace(retry_in_s=None)
 
-
-def _kill_all(workers: list[_Worker]) -> None:
-    while workers:
-        workers.pop().kill()
-
-
-def _pickle_functions(functions: dict[str, Callable[..., Any]]) -> bytes:
-    for name, function in functions.items():
-        try:
-            pickle.dumps(function)
-        except Exception as error:  # pickle raises whatever it likes
-            raise ToolboxError(
-                f"tool {name!r} cannot be sent to a worker process ({error}); define its function at the top of a "
-                'module, or trust it with isolation="inline"'
-            ) from error
-    return pickle.dumps(functions)
+    def close(self) -> None:
+        """Throw the state away, once a call that is running has ended."""
+        self._over = True
+        with self._lock:
+            for state in self._states.values():
+                state.close()
+            self._states.clear()
+            if self._has_turn:
+                self._has_turn = False
+                self._toolbox._turns.release()

@@ -1,5 +1,6 @@
 """Is a question any good? Its tools, its arguments, its words, whether it is new, and a run where that is allowed."""
 
+import contextlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -73,8 +74,8 @@ def make_task(
 ) -> Task | Rejection:
     """The task, or the first reason why there is none.
 
-    Where the toolbox may run the calls they are run, twice: equal short results are the task's answer. Else the task is
-    about its calls alone; so is one with made-up values, which a tool need not know.
+    Where the toolbox may run the calls they are run, twice, each time as an attempt of its own: equal short results are
+    the task's answer. Else the task is about its calls alone; so is one with made-up values, which a tool need not know.
     """
     if (reason := _reason(slot, draft)) is not None:
         return reason
@@ -90,11 +91,16 @@ def make_task(
         return Rejection.DUPLICATE
     if toolbox is None or not draft.calls or any(call.name not in toolbox.functions for call in draft.calls):
         return task
-    results = [[toolbox.run(call) for call in draft.calls] for _ in range(2)]
+    results = [_results(toolbox, draft.calls) for _ in range(2)]
     if any(result.error for run in results for result in run):
         return task if draft.made_up else Rejection.FAILED
     answer = _answer(results)
     return task.model_copy(update={"answer": answer, "calls_only": answer is None})
+
+
+def _results(toolbox: PythonToolbox, calls: Sequence[ToolCall]) -> list[ToolResult]:
+    with contextlib.closing(toolbox.attempt()) as attempt:
+        return [attempt.run(call) for call in calls]
 
 
 def _answer(runs: Sequence[Sequence[ToolResult]]) -> str | None:
