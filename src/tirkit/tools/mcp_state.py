@@ -47,7 +47,7 @@ class McpState:
         finally:  # also when interrupted
             if lost:
                 self._lost = True
-                self._server.close()
+                self.close()
 
     def close(self) -> None:
         """End the server."""

@@ -74,8 +74,8 @@ def make_task(
 ) -> Task | Rejection:
     """The task, or the first reason why there is none.
 
-    Where the toolbox may run the calls they are run, twice, each time as an attempt of its own: equal short results are
-    the task's answer. Else the task is about its calls alone; so is one with made-up values, which a tool need not know.
+    Where the toolbox may run the calls they are run, in two attempts: equal short results are the task's answer. Else
+    the task is about its calls alone; so is one with made-up values, which a tool need not know.
     """
     if (reason := _reason(slot, draft)) is not None:
         return reason
