@@ -206,6 +206,24 @@ def serve(
 
 
 @app.command()
+def chat(
+    source: Annotated[Path, typer.Argument(help="a run or an export", show_default=False)],
+    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+    scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
+    catalogue: Annotated[str, typer.Option(help="an export's tools and how they are run, if not at the run's")] = "",
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 = the likeliest token, as measured")] = 0.0,
+    yes: Annotated[bool, typer.Option("--yes", help="make calls that may change something without asking")] = False,
+) -> None:
+    """Talk to a model in the terminal; its calls are really made. Shows thoughts, selections, calls, tokens, seconds.
+
+    Without a terminal each line of the input is a message, or the answer to a question whether a call may be made.
+    """
+    from tirkit.pipeline.chat import chat as talk
+
+    talk(source, stage, scripted, catalogue, temperature, yes)
+
+
+@app.command()
 def export(
     run_folder: Run,
     out_folder: Annotated[Path, typer.Option("--out", help="the folder to make", show_default=False)],

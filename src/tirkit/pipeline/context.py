@@ -79,6 +79,21 @@ def attempt_records(stage: str) -> str:
     return "test_" + stage.replace(FORCED, "_")
 
 
+def rollout_settings(config: RunConfig) -> RolloutSettings:
+    """Limits of an attempt and what stands in its prompt."""
+    r = config.rollout
+    return RolloutSettings(
+        r.max_turns,
+        r.max_calls,
+        r.max_new_tokens,
+        r.max_tokens,
+        r.prompt,
+        r.retrieve_k,
+        # The embedded tools take microseconds, and without threads a run can be repeated bit for bit.
+        workers=0 if config.catalogue.path == "embedded" else WORKERS,
+    )
+
+
 def run_index(folder: RunFolder, config: RunConfig, tools: Sequence[ToolSchema]) -> ToolIndex | None:
     """How a run writes its `tools`: as their catalogue says, or, where tools were added later, as they came to be."""
     kind = config.catalogue.indexing
@@ -144,17 +159,7 @@ class Context:
     @cached_property
     def rollout_settings(self) -> RolloutSettings:
         """Limits of an attempt and what stands in its prompt."""
-        r = self.config.rollout
-        return RolloutSettings(
-            r.max_turns,
-            r.max_calls,
-            r.max_new_tokens,
-            r.max_tokens,
-            r.prompt,
-            r.retrieve_k,
-            # The embedded tools take microseconds, and without threads a run can be repeated bit for bit.
-            workers=0 if self.config.catalogue.path == "embedded" else WORKERS,
-        )
+        return rollout_settings(self.config)
 
     @cached_property
     def train_tasks(self) -> tuple[Task, ...]:

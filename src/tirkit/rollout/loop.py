@@ -22,7 +22,7 @@ threads it follows from time, so the company that a row is computed in does, and
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,10 +65,12 @@ def rollout(
     tools: Mapping[str, ToolSchema],
     toolbox: Toolbox | None = None,
     settings: RolloutSettings | None = None,
+    watch: Callable[[Turn], None] | None = None,
 ) -> list[Trajectory]:
     """One trajectory a request, in their order.
 
-    tools: the catalogue by name. toolbox: runs the calls; needed unless every task is `calls_only`.
+    tools: the catalogue by name. toolbox: runs the calls; needed unless every task is `calls_only`. watch: told of each
+    turn when it is written, before its calls run.
     Raises RolloutError where a task executes calls and there is no toolbox, or names a tool outside the catalogue.
     """
     settings = settings or RolloutSettings()
@@ -99,6 +101,8 @@ def rollout(
             for key, generation in session.advance() if writing else ():
                 writing.remove(key)
                 loop.read(attempts[key], generation)
+                if watch and generation.finish != "failed":
+                    watch(attempts[key].turns[-1])
                 go_on(key)
             for key, results in calls.finished(wait=not writing):
                 loop.hand_back(attempts[key], results)
