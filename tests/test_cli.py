@@ -27,7 +27,7 @@ def tirkit(*arguments: str | Path) -> tuple[int, str]:
 def test_help_names_every_command() -> None:
     code, said = tirkit("--help")
     assert code == 0
-    for command in ("run", "compare", "plan", "eval", "report", "inspect", "score", "serve", "tools"):
+    for command in ("run", "compare", "plan", "eval", "report", "inspect", "score", "serve", "chat", "tools"):
         assert command in said
 
 

@@ -9,8 +9,10 @@ import pytest
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.pipeline.context import Context
-from tirkit.pipeline.sources import Sources, load_sources
+from tirkit.pipeline.sources import Sources, load_sources, load_toolbox, load_tools
 from tirkit.store import RunFolder
+from tirkit.tools.catalogue import CatalogueError
+from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import ToolCall
 
 
@@ -39,6 +41,31 @@ def test_python_and_search_really_run(tmp_path: Path) -> None:
     assert said == f"{'x' * 15} … [71 characters left out] … {'y' * 14}"  # 60 characters, what is said included
     assert "capital" in ctx.toolbox.run(ToolCall(name="search", arguments={"query": "capital of Norway"})).content
     assert ctx.rollout_settings.workers == 16
+
+
+def test_the_config_says_whose_state_it_is(tmp_path: Path) -> None:
+    origin = {"kind": "mcp", "server": "python notes.py", "tool": "note"}
+    tool = {"name": "note", "description": "Notes.", "origin": origin}
+    service = {
+        "name": "post",
+        "description": "Posts.",
+        "origin": {"kind": "http", "method": "POST", "url": "http://x.y"},
+    }
+    (tmp_path / "tools.jsonl").write_text(f"{json.dumps(tool)}\n{json.dumps(service)}\n")
+
+    def toolbox(allow: tuple[str, ...], **more: object) -> PythonToolbox:
+        catalogue = {"path": str(tmp_path / "tools.jsonl"), "allow": allow, **more}
+        config = parse_config({"catalogue": catalogue, "tasks": {"path": "questions.jsonl"}}, "test")
+        made = load_toolbox(config, load_tools(config.catalogue)[0])
+        assert made is not None
+        return made
+
+    assert toolbox(("*",)).stateful == set()
+    assert toolbox(("note",), state="attempt").stateful == {"note"}
+    with pytest.raises(CatalogueError, match="tool 'post' changes a service"):
+        toolbox(("*",), state="attempt")
+    with pytest.raises(ConfigError, match='state = "attempt" is for MCP servers of your own'):
+        parse_config({"catalogue": {"state": "attempt"}}, "test")
 
 
 def test_training_questions_that_resemble_evaluation_questions_are_left_out_and_said(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def _sources(config: RunConfig) -> list[str]:
             'catalogue.allow names tools of your own: set catalogue.path = "my_tools.py", or an imported catalogue',
         ),
         (
+            config.catalogue.state == "attempt"
+            and config.catalogue.path in ("embedded", "seal_tools_sample", "python_search"),
+            'catalogue.state = "attempt" is for MCP servers of your own: set catalogue.path to an imported catalogue',
+        ),
+        (
             bool(general) and other_model,
             f"{', '.join(f'{name}.general' for name in general)} > 0 replays the embedded base model's own tasks: set "
             "it to 0 for other models",
