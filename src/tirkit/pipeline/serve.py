@@ -4,25 +4,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from starlette.routing import Route
 
-from tirkit.config import ConfigError, RunConfig
+from tirkit.config import ConfigError
 from tirkit.embedded.model import load_base
 from tirkit.pipeline.autotraj import load_scorer
-from tirkit.pipeline.context import MODEL_STAGES, Loaded, constraints
+from tirkit.pipeline.context import MODEL_STAGES, Loaded
+from tirkit.pipeline.exported import open_exported
 from tirkit.pipeline.run import open_run
 from tirkit.pipeline.sources import load_folder
-from tirkit.rollout.allow import AllOf
 from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.serving.chat import Chat, Served, chat_app, serve
 from tirkit.serving.conversation import task_by_question
-from tirkit.serving.export import RUN_FILE, TOOL_FILE, read_tools
+from tirkit.serving.export import TOOL_FILE
 from tirkit.serving.score import score_route
-from tirkit.store import Manifest
 from tirkit.text.dialects import Dialect
-from tirkit.text.index import ToolIndex
 from tirkit.text.render import Renderer
 from tirkit.tools.lines import convert_records, parse_as, read_records
 from tirkit.types import Task
@@ -86,42 +83,22 @@ def _run(root: Path, stage: str) -> Served:
 
 
 def _exported(folder: Path) -> Served:
-    """The model as it was exported, held to what its run's models were held to."""
-    index, tools = read_tools(folder)
-    config = _exported_config(folder / RUN_FILE)
-    r = config.rollout
-    loaded, dialect = _loaded(str(folder), index), Dialect(index, two_step=r.two_step, modes=r.modes)
-    parts = constraints(r.constrain, loaded, dialect, tuple(tools.values()))
-    constraint = AllOf(parts) if parts else None
-
-    def policy_at(temperature: float) -> TransformersPolicy:
-        return TransformersPolicy(loaded.model, loaded.renderer, temperature, r.max_batch, constraint)
-
+    opened = open_exported(folder)
     return Served(
-        config.name,
-        policy_at,
-        loaded.renderer,
-        dialect,
-        tools if index else {},
-        max_tokens=r.max_new_tokens,
-        max_context=_max_context(loaded),
+        opened.config.name,
+        opened.policy,
+        opened.loaded.renderer,
+        opened.dialect,
+        opened.tools if opened.dialect.index else {},
+        max_tokens=opened.config.rollout.max_new_tokens,
+        max_context=_max_context(opened.loaded),
     )
 
 
-def _exported_config(path: Path) -> RunConfig:
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8")).config
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"{path}, the settings an exported model was trained with, is missing, damaged or of another version of "
-            "tirkit: export the run again"
-        ) from error
-
-
-def _loaded(source: str, index: ToolIndex | None = None) -> Loaded:
+def _loaded(source: str) -> Loaded:
     model, tokenizer = load_base() if source == "embedded" else load_folder(source)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
-    return Loaded(model, tokenizer, Renderer(tokenizer, index))
+    return Loaded(model, tokenizer, Renderer(tokenizer))
 
 
 def _model(source: str) -> Served:
