@@ -98,8 +98,10 @@ def check_copies(tools: Sequence[ToolSchema], allowed: Collection[str]) -> None:
     """Raises CatalogueError where an allowed tool changes a service, of which no attempt can have a copy."""
     for tool in tools:
         origin = tool.origin
-        service = isinstance(origin, HttpOrigin) or (isinstance(origin, McpOrigin) and is_address(origin.server))
-        if service and not origin.read_only and ("*" in allowed or tool.name in allowed):
+        if not isinstance(origin, HttpOrigin | McpOrigin) or origin.read_only:
+            continue
+        service = isinstance(origin, HttpOrigin) or is_address(origin.server)
+        if service and ("*" in allowed or tool.name in allowed):
             raise CatalogueError(
                 f"tool {tool.name!r} changes a service, of which there is no copy for each attempt: take it out of "
                 'catalogue.allow, or let attempts share what it changes with catalogue.state = "shared"'
