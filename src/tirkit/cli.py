@@ -195,14 +195,25 @@ def serve(
     scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
+    key_env: Annotated[str, typer.Option(help="environment variable with the key that clients must send")] = "",
+    key_file: Annotated[Path | None, typer.Option(help="or a file with it")] = None,
+    allow_anyone: Annotated[bool, typer.Option("--allow-anyone", help="other machines, without a key")] = False,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="of a request")] = 1_000_000,
+    max_request_s: Annotated[float, typer.Option(min=0.1, help="from a request to the end of its answer")] = 300.0,
+    max_waiting: Annotated[int, typer.Option(min=1, help="answers being written or waiting")] = 256,
+    max_connections: Annotated[int, typer.Option(min=1)] = 512,
+    read_s: Annotated[float, typer.Option(min=0.1, help="what a client may take to send, or leave unread")] = 20.0,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint: as NAME with tool calls, as NAME:text in its own words.
 
     A run's reward model is served beside it, at /score.
     """
-    from tirkit.pipeline.serve import serve_model
+    from tirkit.pipeline.serve import Access, serve_model
+    from tirkit.serving.limits import Limits
 
-    serve_model(source, stage, scripted, host, port)
+    access = Access(host, port, key_env, key_file, allow_anyone)
+    limits = Limits(max_body_bytes, max_request_s, max_waiting, max_connections, read_s)
+    serve_model(source, stage, scripted, access, limits)
 
 
 @app.command()

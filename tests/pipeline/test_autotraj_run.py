@@ -29,8 +29,8 @@ from tirkit.pipeline.run import STAGES, run_stages, to_ask
 from tirkit.pipeline.serve import score_routes
 from tirkit.rollout.policy import Policy, RolloutRequest, ScriptedPolicy, oracle
 from tirkit.scoring.quality import Decision, QualitySettings
-from tirkit.serving.chat import application
 from tirkit.serving.score import HttpScorer
+from tirkit.serving.server import application
 from tirkit.store import RunFolder
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from tirkit.cli import app
 from tirkit.evaluation.benchmarks.metatool import METATOOL
 from tirkit.pipeline.serve import load_served
-from tirkit.serving.chat import Chat, chat_app
+from tirkit.serving.chat import Chat
+from tirkit.serving.server import chat_app
 
 DATA = Path(__file__).parents[1] / "evaluation" / "benchmarks" / "data"
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tirkit.serving.chat import application
 from tirkit.serving.score import HttpScorer, score_route
+from tirkit.serving.server import application
 from tirkit.tools.remote import RemoteError
 from tirkit.types import Message, StopReason, Task, Trajectory, Turn
 

@@ -16,7 +16,8 @@ from openai import OpenAI
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.pipeline.run import run_stages
 from tirkit.pipeline.serve import load_served
-from tirkit.serving.chat import Chat, chat_app
+from tirkit.serving.chat import Chat
+from tirkit.serving.server import chat_app
 from tirkit.types import Task
 
 CONFIG = {

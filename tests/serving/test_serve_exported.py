@@ -14,8 +14,9 @@ from tirkit.pipeline.export import export_run
 from tirkit.pipeline.run import run_stages
 from tirkit.pipeline.serve import load_served
 from tirkit.rollout.policy import GenerateRequest
-from tirkit.serving.chat import Chat, chat_app
+from tirkit.serving.chat import Chat
 from tirkit.serving.export import ExportError
+from tirkit.serving.server import chat_app
 from tirkit.text.control import CALL_OPEN, SELECT_OPEN
 from tirkit.types import Message, Task
 
@@ -50,8 +51,8 @@ def test_an_export_is_served_as_its_run_is(run: Path) -> None:
     assert theirs.renderer.prompt_ids(prompt) == ids
     # Within a block both are held to the tools, however little the model would say of its own accord.
     begin = tuple(ours.renderer.completion_ids(SELECT_OPEN if ours.dialect.selects else CALL_OPEN)[:-1])
-    asked = GenerateRequest(Task(id="q", prompt=prompt), (), prompt, tuple(ids), 0, 20, begin=begin)
-    (one,), (other,) = (served.policy_at(5.0).generate([asked]) for served in (ours, theirs))
+    asked = GenerateRequest(Task(id="q", prompt=prompt), (), prompt, tuple(ids), 0, 20, begin=begin, temperature=5.0)
+    (one,), (other,) = (served.policy.generate([asked]) for served in (ours, theirs))
     assert one.ids == other.ids
 
 

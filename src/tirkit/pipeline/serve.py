@@ -1,6 +1,8 @@
 """Serve a run's model, a model folder or a script as an OpenAI-compatible endpoint."""
 
-from functools import partial
+import ipaddress
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,25 +17,75 @@ from tirkit.pipeline.run import open_run
 from tirkit.pipeline.sources import load_folder
 from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.rollout.transformers_policy import TransformersPolicy
-from tirkit.serving.chat import Chat, Served, chat_app, serve
+from tirkit.serving.chat import MOST_TOKENS, Chat, Served
 from tirkit.serving.conversation import task_by_question
 from tirkit.serving.export import TOOL_FILE
+from tirkit.serving.limits import Limits
 from tirkit.serving.score import score_route
+from tirkit.serving.server import chat_app, serve
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
 from tirkit.tools.lines import convert_records, parse_as, read_records
 from tirkit.types import Task
 
 
-def serve_model(source: str, stage: str, scripted: Path | None, host: str, port: int) -> None:
-    """Serve until interrupted; see `load_served`."""
-    served, routes = load_served(source, stage, scripted), score_routes(source)
-    chat = Chat(served)
-    print(f"{served.name} and {served.name}:text at http://{host}:{port}/v1", flush=True)
-    if routes:
-        print(f"its reward model at http://{host}:{port}/score", flush=True)
+@dataclass(frozen=True)
+class Access:
+    """Who may ask: where the server listens, and the bearer key, which the variable `key_env` or a file holds.
+
+    anyone: lets other machines in without a key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key_env: str = ""
+    key_file: Path | None = None
+    anyone: bool = False
+
+    def key(self) -> str:
+        """The key; "" where none is wanted. ConfigError where there is none that was named, or where one is needed."""
+        if self.key_env and self.key_file:
+            raise ConfigError("--key-env and --key-file both name a key; give one")
+        if self.key_env:
+            return _usable(os.environ.get(self.key_env, ""), f"the environment variable {self.key_env}")
+        if self.key_file:
+            try:
+                return _usable(self.key_file.read_text(encoding="utf-8"), str(self.key_file))
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"--key-file {self.key_file} cannot be read ({error})") from error
+        if not self.anyone and not _is_local(self.host):
+            raise ConfigError(
+                f"--host {self.host} lets other machines in: name a key by --key-env or --key-file, or say "
+                "--allow-anyone"
+            )
+        return ""
+
+
+def _usable(text: str, place: str) -> str:
+    key = text.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"{place} holds no key: it must be printable ASCII without spaces, and not empty")
+    return key
+
+
+def _is_local(host: str) -> bool:
     try:
-        serve(chat_app(chat, routes), host, port)
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve_model(source: str, stage: str, scripted: Path | None, access: Access, limits: Limits) -> None:
+    """Serve until interrupted; see `load_served`."""
+    key = access.key()
+    served, routes = load_served(source, stage, scripted), score_routes(source)
+    chat = Chat(served, limits.max_waiting)
+    address = f"http://{access.host}:{access.port}"
+    print(f"{served.name} and {served.name}:text at {address}/v1", flush=True)
+    if routes:
+        print(f"its reward model at {address}/score", flush=True)
+    try:
+        serve(chat_app(chat, routes, limits, key), access.host, access.port, limits)
     finally:
         chat.close()
 
@@ -53,7 +105,7 @@ def load_served(source: str, stage: str = "", scripted: Path | None = None) -> S
         return served
     tasks = _tasks(scripted)
     policy = ScriptedPolicy(oracle(served.dialect), served.renderer)
-    return Served("scripted", lambda _: policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
+    return Served("scripted", policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
 
 
 def score_routes(source: str) -> list[Route]:
@@ -73,7 +125,7 @@ def _run(root: Path, stage: str) -> Served:
     loaded = ctx.load(stage)
     return Served(
         ctx.config.name,
-        partial(ctx.policy, loaded),
+        ctx.policy(loaded, Served.temperature),
         loaded.renderer,
         ctx.dialect,
         ctx.tools if ctx.index else {},
@@ -86,7 +138,7 @@ def _exported(folder: Path) -> Served:
     opened = open_exported(folder)
     return Served(
         opened.config.name,
-        opened.policy,
+        opened.policy(Served.temperature),
         opened.loaded.renderer,
         opened.dialect,
         opened.tools if opened.dialect.index else {},
@@ -103,12 +155,12 @@ def _loaded(source: str) -> Loaded:
 
 def _model(source: str) -> Served:
     loaded = _loaded(source)
-    policy_at = partial(TransformersPolicy, loaded.model, loaded.renderer)
-    return Served(Path(source).name, policy_at, loaded.renderer, Dialect(), max_context=_max_context(loaded))
+    policy = TransformersPolicy(loaded.model, loaded.renderer)
+    return Served(Path(source).name, policy, loaded.renderer, Dialect(), max_context=_max_context(loaded))
 
 
 def _max_context(loaded: Loaded) -> int:
-    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
+    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
 
 
 def _tasks(path: Path) -> list[Task]:

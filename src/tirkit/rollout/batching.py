@@ -83,6 +83,14 @@ class BatchingSession(Session):
         """See Session. What stands in the slot still serves as a prefix."""
         if slot := self._parked.pop(key, None):
             self._free.append(slot)
+        self._waiting = [row for row in self._waiting if row.key != key]
+        self._free += [seat.slot for seat in (*self._reading, *self._decoding) if seat.row.key == key]
+        self._reading = [seat for seat in self._reading if seat.row.key != key]
+        self._decoding = [seat for seat in self._decoding if seat.row.key != key]
+
+    def written(self) -> list[tuple[int, list[int]]]:
+        """See Session."""
+        return [(seat.row.key, seat.row.ids) for seat in self._decoding]
 
     def __enter__(self) -> "BatchingSession":
         self._was_training = self._model.training

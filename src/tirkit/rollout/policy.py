@@ -46,7 +46,8 @@ class GenerateRequest:
     """One turn to write: `ids` is all of the conversation so far, the beginning of the assistant's turn included.
 
     `messages` is the same conversation as messages; `tools` are the documents that stand in its prompt. The turn begins
-    with `begin`, whatever the policy would write; a policy that cannot raises RolloutError.
+    with `begin`, whatever the policy would write; a policy that cannot raises RolloutError. `temperature` takes the
+    place of a model's own; other policies do not look at it.
     """
 
     task: Task
@@ -57,6 +58,7 @@ class GenerateRequest:
     max_new_tokens: int
     tools: tuple[ToolSchema, ...] = ()
     begin: tuple[int, ...] = ()
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,14 @@ class Session(ABC):
         Blocks only while there is nothing to do but to wait for others, and no longer than until `wake`.
         """
 
+    def written(self) -> Sequence[tuple[int, Sequence[int]]]:
+        """The ids so far of turns being written, by key; nothing where a policy knows whole turns only."""
+        return ()
+
     def forget(self, key: int) -> None:  # noqa: B027 (most have nothing to do)
-        """Conversation `key` has ended."""
+        """Conversation `key` has ended. A turn being written for it is given up, by policies that can: the others still
+        give it.
+        """
 
     def wake(self) -> None:  # noqa: B027
         """End a waiting `advance`; may be called from any thread."""
@@ -142,8 +150,9 @@ class ScriptedPolicy(Policy):
     def write(self, request: GenerateRequest) -> Generation:
         """The script's next turn."""
         text = self.script(request.task, request.turns)
-        if request.begin:
-            text = self.renderer.decode_all(request.begin) + split_mode(text)[1]
+        begin = self.renderer.decode_all(request.begin)
+        if not text.startswith(begin):
+            text = begin + split_mode(text)[1]
         return written(self.renderer, text, request.max_new_tokens)
 
 

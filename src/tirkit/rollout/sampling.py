@@ -25,6 +25,7 @@ class Row:
 
     key: int
     request: GenerateRequest
+    temperature: float
     state: Any = None
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
@@ -36,7 +37,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Extends rows by what their logits say; see TransformersPolicy for the fields."""
+    """Extends rows by what their logits say; see TransformersPolicy for the fields.
+
+    `temperature` is that of rows whose request has none of its own.
+    """
 
     renderer: Renderer
     temperature: float
@@ -44,19 +48,16 @@ class Sampler:
 
     def row(self, key: int, request: GenerateRequest) -> Row:
         """A turn with nothing written."""
-        return Row(key, request, self.allow.begin(request) if self.allow else None)
+        temperature = self.temperature if request.temperature is None else request.temperature
+        return Row(key, request, temperature, self.allow.begin(request) if self.allow else None)
 
     def extend(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         """One token more a row, with its log-prob under the policy; sets `finish` where it was the last."""
-        logps_BV = (logits_BV.float() / (self.temperature or 1.0)).log_softmax(-1)
+        logps_BV = (logits_BV.float() / _divisor(rows, logits_BV)).log_softmax(-1)
         scores_BV = logps_BV
         if self.allow and any(row.state for row in rows):
             scores_BV = self.allow.mask(logps_BV, [row.state for row in rows])
-        if self.temperature == 0:
-            tokens_B = scores_BV.argmax(-1)
-        else:
-            uniforms = [row.uniforms[len(row.ids)] for row in rows]
-            tokens_B = sample(scores_BV, torch.tensor(uniforms, dtype=torch.float64, device=scores_BV.device))
+        tokens_B = self._choose(rows, scores_BV)
         starting = [b for b, row in enumerate(rows) if len(row.ids) < len(row.request.begin)]
         if starting:
             begin = [rows[b].request.begin[len(rows[b].ids)] for b in starting]
@@ -64,6 +65,16 @@ class Sampler:
         logps_B = logps_BV.gather(-1, tokens_B[:, None])[:, 0]
         for row, token, logp in zip(rows, tokens_B.tolist(), logps_B.tolist(), strict=True):
             self._append(row, token, logp)
+
+    def _choose(self, rows: Sequence[Row], scores_BV: Tensor) -> Tensor:
+        greedy = [b for b, row in enumerate(rows) if row.temperature == 0]
+        if len(greedy) == len(rows):
+            return scores_BV.argmax(-1)
+        uniforms = [row.uniforms[len(row.ids)] for row in rows]
+        tokens_B = sample(scores_BV, torch.tensor(uniforms, dtype=torch.float64, device=scores_BV.device))
+        if greedy:
+            tokens_B[greedy] = scores_BV[greedy].argmax(-1)
+        return tokens_B
 
     def _append(self, row: Row, token: int, logp: float) -> None:
         row.ids.append(token)
@@ -79,6 +90,14 @@ class Sampler:
         """The finished turn."""
         assert row.finish
         return Generation(tuple(row.ids), tuple(row.logps), self.renderer.decode(row.ids), row.finish)
+
+
+def _divisor(rows: Sequence[Row], logits_BV: Tensor) -> Tensor | float:
+    """What logits are divided by: a number where all rows share a temperature, as in training, else (B, 1)."""
+    divisors = [row.temperature or 1.0 for row in rows]
+    if len(set(divisors)) == 1:
+        return divisors[0]
+    return torch.tensor(divisors, device=logits_BV.device)[:, None]
 
 
 def sample(logps_BV: Tensor, uniforms_B: Tensor) -> Tensor:

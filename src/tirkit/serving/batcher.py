@@ -1,13 +1,14 @@
 """Requests of many clients, given to a policy together."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy, Session
 
-MAX_IDLE = 4  # sessions kept though nothing is being written, for what they have in their caches
+Listen = Callable[[Sequence[int]], None]
+"""Called, on the batcher's thread, with ids that were just written."""
 
 
 class OverloadedError(Exception):
@@ -15,116 +16,126 @@ class OverloadedError(Exception):
 
 
 @dataclass(eq=False)
-class _Open:
-    """A session and the turns being written in it."""
+class _Asked:
+    """A turn that somebody waits for; `num_heard` of its ids were told."""
 
-    session: Session
-    futures: dict[int, Future[Generation]] = field(default_factory=dict)
+    request: GenerateRequest
+    future: Future[Generation]
+    listen: Listen | None
+    num_heard: int = 0
 
 
 class Batcher:
     """Writes turns on one thread of its own; what is asked for while others are being written joins them.
 
-    policy_at: the policy at a temperature. Each temperature has its session; they take turns. max_waiting: turns being
-    written or waiting; one more raises OverloadedError.
+    max_waiting: turns being written or waiting; one more raises OverloadedError.
     """
 
-    def __init__(self, policy_at: Callable[[float], Policy], max_waiting: int = 1024) -> None:
-        self._policy_at, self._max_waiting = policy_at, max_waiting
-        self._open: dict[float, _Open] = {}
-        self._new: list[tuple[float, GenerateRequest, Future[Generation]]] = []
+    def __init__(self, policy: Policy, max_waiting: int = 256) -> None:
+        self._policy, self._max_waiting = policy, max_waiting
+        self._session: Session | None = None
+        self._new: list[_Asked] = []
+        self._running: dict[int, _Asked] = {}
+        self._next_key, self._closed = 0, False
         self._changed = threading.Condition()
-        self._num_running, self._next_key, self._closed = 0, 0, False
         self._thread = threading.Thread(target=self._work, name="tirkit batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerateRequest, temperature: float) -> Future[Generation]:
-        """The turn, when it is written; may be called from any thread."""
-        future: Future[Generation] = Future()
+    @property
+    def num_waiting(self) -> int:
+        """Turns being written or waiting."""
+        return len(self._running) + len(self._new)
+
+    def submit(self, request: GenerateRequest, listen: Listen | None = None) -> Future[Generation]:
+        """The turn, when it is written; may be called from any thread. It is given up when the future is cancelled.
+
+        listen: told the ids while they are written, as far as the policy can; never the last ones.
+        """
+        asked = _Asked(request, Future(), listen)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            if self._num_running + len(self._new) >= self._max_waiting:
+            if self.num_waiting >= self._max_waiting:
                 raise OverloadedError
-            self._new.append((temperature, request, future))
-            self._changed.notify()
-            for open_ in self._open.values():
-                open_.session.wake()
-        return future
+            self._new.append(asked)
+            self._notify()
+        return asked.future
 
     def close(self) -> None:
-        """End the thread and its sessions; what is being written is cancelled."""
+        """End the thread and its session; what is being written is cancelled."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-            for open_ in self._open.values():
-                open_.session.wake()
+            self._notify()
         self._thread.join()
 
+    def _notify(self) -> None:
+        self._changed.notify()
+        if self._session:
+            self._session.wake()
+
     def _work(self) -> None:
-        while self._take():
-            for temperature, open_ in list(self._open.items()):
-                if open_.futures:
-                    self._advance(temperature, open_)
-        for temperature in list(self._open):
-            self._close(temperature)
-
-    def _take(self) -> bool:
-        """Submit what is new, waiting for it where nothing is being written; False when closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._new or self._num_running or self._closed)
-            new, self._new = self._new, []
-            if self._closed:
-                for _, _, future in new:
-                    future.cancel()
-                return False
-            self._num_running += len(new)
-        for temperature, request, future in new:
+        while (new := self._take()) is not None:
             try:
-                open_ = self._session(temperature)
-                open_.session.submit(self._next_key, request)
-            except Exception as error:
-                self._finish(future, error)
-                continue
-            open_.futures[self._next_key] = future
-            self._next_key += 1
-        return True
+                self._submit(new)
+                self._advance()
+            except Exception as error:  # whoever is waiting is told; the next request gets a new session
+                self._end_session(error)
+        self._end_session(None)
 
-    def _session(self, temperature: float) -> _Open:
-        if temperature not in self._open:
-            idle = [key for key, open_ in self._open.items() if not open_.futures]
-            for key in idle[: max(0, len(idle) + 1 - MAX_IDLE)]:
-                self._close(key)
-            session = self._policy_at(temperature).session()
-            session.__enter__()
-            with self._changed:
-                self._open[temperature] = _Open(session)
-        return self._open[temperature]
-
-    def _advance(self, temperature: float, open_: _Open) -> None:
-        try:
-            for key, generation in open_.session.advance():
-                open_.session.forget(key)
-                self._finish(open_.futures.pop(key), generation)
-        except Exception as error:  # whoever is waiting is told; the next request gets a new session
-            for future in open_.futures.values():
-                self._finish(future, error)
-            open_.futures.clear()
-            self._close(temperature)
-
-    def _finish(self, future: Future[Generation], result: Generation | Exception) -> None:
+    def _take(self) -> list[int] | None:
+        """Keys of what is new, waiting for it where nothing is being written; None when closed."""
         with self._changed:
-            self._num_running -= 1
-        if not future.set_running_or_notify_cancel():
+            self._changed.wait_for(lambda: self._new or self._running or self._closed)
+            keys = list(range(self._next_key, self._next_key + len(self._new)))
+            self._running |= dict(zip(keys, self._new, strict=True))
+            self._next_key += len(keys)
+            self._new = []
+            return None if self._closed else keys
+
+    def _submit(self, keys: list[int]) -> None:
+        if self._session is None:
+            session = self._policy.session().__enter__()
+            with self._changed:
+                self._session = session
+        for key in keys:
+            try:
+                self._session.submit(key, self._running[key].request)
+            except Exception as error:
+                self._finish(key, error)
+
+    def _advance(self) -> None:
+        assert self._session
+        for key in [key for key, asked in self._running.items() if asked.future.cancelled()]:
+            self._session.forget(key)
+            self._finish(key, None)
+        if not self._running:
+            return
+        for key, generation in self._session.advance():
+            self._session.forget(key)
+            self._finish(key, generation)
+        for key, ids in self._session.written():
+            asked = self._running.get(key)
+            if asked and asked.listen and len(ids) > asked.num_heard and not asked.future.cancelled():
+                asked.listen(tuple(ids[asked.num_heard :]))
+                asked.num_heard = len(ids)
+
+    def _finish(self, key: int, result: Generation | Exception | None) -> None:
+        """Tell who waits; nobody where the turn was given up."""
+        with self._changed:
+            asked = self._running.pop(key, None)
+        if asked is None or not asked.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+            asked.future.set_exception(result)
+        elif result is not None:
+            asked.future.set_result(result)
 
-    def _close(self, temperature: float) -> None:
+    def _end_session(self, error: Exception | None) -> None:
         with self._changed:
-            open_ = self._open.pop(temperature)
-        for future in open_.futures.values():
-            future.cancel()
-        open_.session.__exit__(None, None, None)
+            session, self._session = self._session, None
+        for key, asked in list(self._running.items()):
+            if error is None:
+                asked.future.cancel()
+            self._finish(key, error)
+        if session:
+            session.__exit__(None, None, None)

@@ -23,12 +23,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tirkit.serving.api import ApiError
+from tirkit.serving.limits import Limits, read_body
 from tirkit.tools.remote import post
 from tirkit.tools.runtime import ToolSettings
 from tirkit.tools.worker import TransientToolError
 from tirkit.types import Record, Task, Trajectory
 
 logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 << 20  # 32 long trajectories with their log-probs
 
 
 class Scorer(Protocol):
@@ -58,7 +61,7 @@ def score_route(scorer: Scorer, path: str = "/score") -> Route:
 
     async def answer(request: Request) -> JSONResponse:
         try:
-            asked = ScoreRequest.model_validate_json(await request.body())
+            asked = ScoreRequest.model_validate_json(await read_body(request, MAX_BODY_BYTES, Limits.read_s))
         except ValidationError as error:
             first = error.errors()[0]
             raise ApiError(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error

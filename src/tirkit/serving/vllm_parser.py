@@ -79,7 +79,7 @@ class TurnReader:
         wanted = [CLOSES[ANSWER]] if self._block else list(CLOSES)
         places = {tag: place for tag in wanted if (place := self._held.find(tag)) >= 0}
         if not places:
-            sure = len(self._held) - max(_overlap(self._held, tag) for tag in wanted)
+            sure = len(self._held) - max(overlap(self._held, tag) for tag in wanted)
             piece, self._held = Piece(self._held[:sure]), self._held[sure:]
             return piece if sure else None
         tag = min(places, key=places.__getitem__)
@@ -122,7 +122,7 @@ class TurnReader:
         return token if self.tools.names is None else self.tools.names[token]
 
 
-def _overlap(text: str, tag: str) -> int:
+def overlap(text: str, tag: str) -> int:
     """How much of the end of `text` is a beginning of `tag`."""
     return next((n for n in range(min(len(text), len(tag) - 1), 0, -1) if text.endswith(tag[:n])), 0)
 

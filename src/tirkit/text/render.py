@@ -166,6 +166,28 @@ class Renderer:
             )
 
 
+class TextStream:
+    """Text of ids that come a few at a time; the bytes of a character that is not whole yet are held back."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer, self._held = renderer, list[int]()
+
+    def feed(self, ids: Sequence[int]) -> str:
+        """What is sure now; all texts together are `decode_all` of all ids, once `finish` was added."""
+        self._held += ids
+        text = self._renderer.decode_all(self._held)
+        if text.endswith("\ufffd"):
+            return ""
+        self._held.clear()
+        return text
+
+    def finish(self) -> str:
+        """What is left when no more ids come."""
+        text = self._renderer.decode_all(self._held)
+        self._held.clear()
+        return text
+
+
 def encode(renderer: Renderer, trajectory: Trajectory, tools: Sequence[ToolSchema] = ()) -> Trajectory:
     """The trajectory with its ids filled in where they are absent; `tools` are the documents in its prompt.
 
