@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +96,40 @@ def hf_greedy(tiny: SimpleNamespace, model: PreTrainedModel, ids: list[int], lim
     end = {"eos_token_id": tiny.renderer.end_of_turn_id, "pad_token_id": tiny.renderer.pad_id}
     theirs = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=limit, **end)
     return theirs[0, len(ids) :].tolist()
+
+
+def test_a_turn_that_is_given_up_makes_room(tiny: SimpleNamespace) -> None:
+    policy = TransformersPolicy(tiny.model, tiny.renderer, max_batch=2)
+    requests = [ask(random_ids(5, key), seed=key, limit=9) for key in range(5)]
+    alone = policy.generate(requests)
+    done: dict[int, Generation] = {}
+    with policy.session() as session:
+        for key, request in enumerate(requests):
+            session.submit(key, request)
+        session.advance()
+        session.forget(0)  # being read
+        session.forget(3)  # waiting
+        while len(done) < 2:
+            done |= dict(session.advance())
+            for key, ids in session.written():
+                assert tuple(ids) == alone[key].ids[: len(ids)]
+                if key == 1 and len(ids) == 3:
+                    session.forget(1)  # being written
+        assert not session.advance()
+        assert not session.written()
+    assert {key: generation.ids for key, generation in done.items()} == {key: alone[key].ids for key in (2, 4)}
+
+
+@pytest.mark.parametrize("policys", [0.0, 1.0])
+def test_a_request_has_its_own_temperature(tiny: SimpleNamespace, policys: float) -> None:
+    temperatures = [0.0, 1.0, 0.5, None]
+    requests = [replace(ask(random_ids(5, 0), seed=3), temperature=temperature) for temperature in temperatures]
+    together = TransformersPolicy(tiny.model, tiny.renderer, policys).generate(requests)
+    for generation, temperature in zip(together, temperatures, strict=True):
+        own = policys if temperature is None else temperature
+        (alone,) = TransformersPolicy(tiny.model, tiny.renderer, own).generate([ask(random_ids(5, 0), seed=3)])
+        assert generation.ids == alone.ids
+        assert generation.logps == pytest.approx(alone.logps, abs=1e-5)
 
 
 def test_a_model_that_cannot_be_cached_is_recomputed(

@@ -14,15 +14,19 @@ from typing import Any, Literal
 import pytest
 import uvicorn
 
+from tirkit.rollout.policy import GenerateRequest, Generation, Policy, ScriptedPolicy, Session
+from tirkit.serving.limits import Limits, server_config
 from tirkit.types import ToolSchema
 
 Fault = Literal["429", "500", "hang", "malformed", "truncated", "disconnect"]
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The address of `app`, served by uvicorn in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+def serving(app: Any, limits: Limits | None = None) -> Iterator[str]:
+    """The address of `app`, served in a thread as `tirkit serve` does."""
+    config = server_config(app, limits or Limits())
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -102,6 +106,56 @@ def faulty() -> Iterator[tuple[FaultyEndpoint, str]]:
 def serve() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
     """`with serve(app) as url:` serves an application."""
     return serving
+
+
+class Typing(Policy):
+    """Types what another policy writes: a token a step, `step_s` apart, no more than `ahead` before `go` is set.
+
+    It fails before the token numbered `breaks_at`. `requests` are those it got, `num_typed` its tokens.
+    """
+
+    def __init__(self, policy: ScriptedPolicy, step_s: float = 0.0, ahead: int = 1 << 30, breaks_at: int = -1) -> None:
+        self.policy, self.name, self.step_s, self.ahead, self.breaks_at = policy, "typing", step_s, ahead, breaks_at
+        self.requests: list[GenerateRequest] = []
+        self.num_typed, self.go = 0, threading.Event()
+
+    def session(self) -> Session:
+        return _TypingSession(self)
+
+
+class _TypingSession(Session):
+    def __init__(self, policy: Typing) -> None:
+        self._policy, self._rows = policy, dict[int, tuple[Generation, int]]()
+
+    def submit(self, key: int, request: GenerateRequest) -> None:
+        self._policy.requests.append(request)
+        self._rows[key] = self._policy.policy.write(request), 0
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        policy = self._policy
+        time.sleep(policy.step_s)
+        if policy.num_typed >= policy.ahead:
+            policy.go.wait(30)
+        if policy.num_typed == policy.breaks_at:
+            raise RuntimeError("the keyboard is broken")
+        policy.num_typed += 1
+        self._rows = {key: (whole, count + 1) for key, (whole, count) in self._rows.items()}
+        done = [(key, whole) for key, (whole, count) in self._rows.items() if count >= len(whole.ids)]
+        for key, _ in done:
+            self.forget(key)
+        return done
+
+    def written(self) -> list[tuple[int, tuple[int, ...]]]:
+        return [(key, whole.ids[:count]) for key, (whole, count) in self._rows.items()]
+
+    def forget(self, key: int) -> None:
+        self._rows.pop(key, None)
+
+
+@pytest.fixture(scope="session")
+def typing() -> type[Typing]:
+    """A policy that types what a script writes."""
+    return Typing
 
 
 NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}

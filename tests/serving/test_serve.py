@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from tirkit.config import ConfigError, RunConfig, parse_config
 from tirkit.pipeline.run import run_stages
-from tirkit.pipeline.serve import load_served
+from tirkit.pipeline.serve import Access, load_served
 from tirkit.serving.chat import Chat
 from tirkit.serving.server import chat_app
 from tirkit.types import Task
@@ -68,6 +68,33 @@ def test_the_command_serves_the_embedded_model() -> None:
     finally:
         server.terminate()
         assert server.wait(20) in (0, -15)
+
+
+@pytest.mark.parametrize(
+    ("access", "part"),
+    [
+        ({"host": "0.0.0.0"}, "lets other machines in: name a key"),
+        ({"host": "::"}, "lets other machines in"),
+        ({"host": "my.host"}, "lets other machines in"),
+        ({"key_env": "NO_SUCH"}, "variable NO_SUCH holds no key"),
+        ({"key_env": "BAD"}, "variable BAD holds no key"),
+        ({"key_env": "GOOD", "key_file": Path("x")}, "give one"),
+        ({"key_file": Path("nowhere")}, "nowhere cannot be read"),
+    ],
+)
+def test_who_may_ask_must_be_clear(monkeypatch: pytest.MonkeyPatch, access: dict[str, Any], part: str) -> None:
+    monkeypatch.setenv("BAD", "two words")
+    monkeypatch.setenv("GOOD", "sesame")
+    with pytest.raises(ConfigError, match=part):
+        Access(**access).key()
+
+
+def test_keys_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOD", "sesame")
+    (tmp_path / "key").write_text("sesame-7\n")
+    assert Access("0.0.0.0", key_env="GOOD").key() == "sesame"
+    assert Access("0.0.0.0", key_file=tmp_path / "key").key() == "sesame-7"
+    assert {Access("0.0.0.0", anyone=True).key(), Access("localhost").key(), Access("127.0.0.9").key()} == {""}
 
 
 def _free_port() -> int:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tirkit.text.control import CONTROL_STRINGS, TURN_END
 from tirkit.text.index import ToolIndex, build_index
-from tirkit.text.render import Renderer, UnsupportedTokenizerError
+from tirkit.text.render import Renderer, TextStream, UnsupportedTokenizerError
 from tirkit.types import Message, ToolSchema
 
 TOKENS = (*CONTROL_STRINGS, "<<get_weather>>", "<<add>>", "<<café au lait.v2>>", "<|pad|>")
@@ -127,6 +127,24 @@ def test_only_the_assistants_messages_hold_tool_tokens(renderer: Renderer) -> No
 def test_tokens_with_accents_are_decoded(renderer: Renderer) -> None:
     # the tokenizer's own decoder takes the é of an added token for a byte
     assert renderer.decode(renderer.completion_ids("<<café au lait.v2>> é")) == "<<café au lait.v2>> é"
+
+
+@anything
+@given(st.lists(st.one_of(ordinary, st.sampled_from(TOKENS), st.integers(0, 300)), max_size=8), st.integers(1, 4))
+def test_text_streams_as_it_is_decoded_whole(renderer: Renderer, parts: list[str | int], step: int) -> None:
+    ids: list[int] = []
+    for part in parts:  # single ids may be parts of characters
+        ids += [part] if isinstance(part, int) else renderer.completion_ids(part)[:-1]
+    stream = TextStream(renderer)
+    said = [stream.feed(ids[at : at + step]) for at in range(0, len(ids), step)]
+    assert "".join([*said, stream.finish()]) == renderer.decode_all(ids)
+
+
+def test_half_a_character_is_held_back(renderer: Renderer) -> None:
+    one, two, *_ = ids = renderer.safe_ids("é!")
+    assert renderer.decode_all([one]) == "\ufffd"
+    stream = TextStream(renderer)
+    assert [stream.feed([one]), stream.feed([two]), stream.feed(ids[2:]), stream.finish()] == ["", "é", "!", ""]
 
 
 def test_ids_of_ends(renderer: Renderer) -> None:

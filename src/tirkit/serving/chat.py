@@ -201,6 +201,8 @@ class Chat:
             assert generation
             delta, acts = reader.end_turn()
             grow(delta)
+            if reader.stopped:
+                return grow(Delta(finish="stop"))
             cut = generation.finish == "length" or (bool(acts.selected) and choice.num_tokens >= job.budget)
             if cut or acts.problem or acts.calls or not acts.selected or selection == served.max_selections:
                 grow(reader.finish())

@@ -89,8 +89,8 @@ class EventStream(StreamingResponse):
 
 
 def _event(body: dict[str, JsonValue]) -> str:
-    # As JSON breaks no line, an event is one.
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    # ASCII alone: some clients take U+2028 and its like for the end of a line.
+    return f"data: {json.dumps(body)}\n\n"
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
