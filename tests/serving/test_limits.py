@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ Serve = Callable[..., AbstractContextManager[str]]
 ASKED: Any = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
 
 
+@cache
 def client(url: str, key: str = "none") -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,7 @@ TASK = Task(
 DIALECTS = {"names": lambda _: Dialect(), "one step": lambda i: Dialect(i, two_step=False), "two steps": Dialect}
 
 
+@cache
 def client(url: str) -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -143,18 +145,16 @@ def url(tiny: SimpleNamespace, serve: Serve) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("model", ["m", "m:text"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 1.5])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_models_streams_add_up_to_its_answers(url: str, model: str, temperature: float) -> None:
-    for seed in range(3):
-        asked: Any = {"model": model, "messages": [{"role": "user", "content": "sum"}], "seed": seed, "n": 3}
-        completion = client(url).chat.completions.create(**asked, temperature=temperature)
-        stream = client(url).chat.completions.create(
-            **asked, temperature=temperature, stream=True, stream_options={"include_usage": True}
-        )
-        answers, usage = added_up(stream)
-        assert usage == completion.usage
-        for choice in completion.choices:
-            assert same(answers[choice.index], whole(choice))
+    messages: Any = [{"role": "user", "content": "sum"}]
+    asked: Any = {"model": model, "messages": messages, "seed": 4, "n": 3, "temperature": temperature}
+    completion = client(url).chat.completions.create(**asked)
+    stream = client(url).chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    answers, usage = added_up(stream)
+    assert usage == completion.usage
+    for choice in completion.choices:
+        assert same(answers[choice.index], whole(choice))
     assert answers[0].num_pieces > 3
 
 

@@ -106,13 +106,15 @@ def _call_head(dialect: Dialect, name: str) -> str:
 
 def outcome(demand: Demand, acts: Acts, cut: bool) -> Delta:
     """The end of an answer whose last turn does `acts`; `cut`: there was no room for more."""
+    if demand.single:
+        acts = replace(acts, calls=acts.calls[:1])
     problem = acts.problem or _problem(demand, acts)
     if cut and (problem or not acts.calls):
         return Delta(finish="length")
     if problem:
         return Delta(refusal=f"What the model wrote cannot be used: {problem}", finish="stop")
     if acts.calls:
-        return Delta(calls=acts.calls[:1] if demand.single else acts.calls, finish="tool_calls")
+        return Delta(calls=acts.calls, finish="tool_calls")
     return Delta(finish="stop")
 
 
