@@ -28,7 +28,7 @@ from tirkit.rollout.policy import GenerateRequest
 from tirkit.serving.api import ChatRequest
 from tirkit.serving.chat import Chat
 
-CLIENTS, REQUESTS, WARM_UP, TIMED, TOKENS = 64, 1000, 128, 256, 16
+CLIENTS, REQUESTS, WARM_UP, TIMED, TOKENS = 64, 1000, 128, 128, 16
 HUGE = 4_000_000  # four times what a body may have
 # Of each kind: how many in 20, and the one outcome it must have.
 KINDS = {

@@ -79,6 +79,11 @@ class Job:
         """Tokens read before the first is written."""
         return len(self.conversation.ids)
 
+    @property
+    def listens(self) -> bool:
+        """Whether the turns are read while they are written, for the client or to end them early."""
+        return bool(self.request.stream or self.request.stops or self.demand.must)
+
     def choices(self) -> list[Choice]:
         """One a requested answer, with nothing written."""
         return [Choice() for _ in range(self.request.n or 1)]
@@ -183,31 +188,33 @@ class Chat:
         """One answer; selections in it are answered with their documents until it calls or replies."""
         served, conversation = self.served, job.conversation
         reader = (PlainReader if job.as_text else Reader)(served.dialect, job.request.stops)
+        most = served.max_selections
 
         def grow(delta: Delta) -> None:
             choice.add(delta)
             tell(index, delta)
 
-        for selection in range(served.max_selections + 1):
+        for selection in range(most + 1):
             request = self._request(job, conversation, stable_seed(job.seed, index), selection, choice.num_tokens)
-            generation = None
-            async with aclosing(self._pieces(request, bool(job.request.stream or job.request.stops))) as pieces:
+            whole = None
+            async with aclosing(self._pieces(request, job.listens)) as pieces:
                 async for piece in pieces:
                     choice.num_tokens += piece.num_tokens
-                    generation = piece.whole
+                    whole = piece.whole
                     grow(reader.feed(piece.text))
-                    if reader.stopped:
-                        return grow(Delta(finish="stop"))
-            assert generation
+                    # Behind a call that was demanded nothing is wanted.
+                    if reader.stopped or (job.demand.must and reader.called):
+                        break
             delta, acts = reader.end_turn()
             grow(delta)
             if reader.stopped:
                 return grow(Delta(finish="stop"))
-            cut = generation.finish == "length" or (bool(acts.selected) and choice.num_tokens >= job.budget)
-            if cut or acts.problem or acts.calls or not acts.selected or selection == served.max_selections:
+            full = bool(acts.selected) and choice.num_tokens >= job.budget
+            cut = full or (whole is not None and whole.finish == "length")
+            if whole is None or cut or acts.problem or acts.calls or not acts.selected or selection == most:
                 grow(reader.finish())
                 return grow(outcome(job.demand, acts, cut))
-            turn = Turn(text=generation.text, ids=generation.ids, selected=acts.selected)
+            turn = Turn(text=whole.text, ids=whole.ids, selected=acts.selected)
             conversation = conversation.followed(served.renderer, turn, [documents(acts.selected, served.tools)])
         raise AssertionError("the last selection is returned")
 

@@ -82,6 +82,11 @@ class Reader:
         """Whether a stop string was written."""
         return self._stops.hit
 
+    @property
+    def called(self) -> bool:
+        """Whether calls of this turn could be read."""
+        return bool(self._acts.calls) and not self._acts.problem
+
     def feed(self, text: str) -> Delta:
         """What is sure now that `text` was written."""
         self._held += text
