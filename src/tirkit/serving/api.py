@@ -239,7 +239,9 @@ class Envelope:
     def chunk(self, index: int, said: dict[str, JsonValue], finish: FinishReason | None = None) -> dict[str, JsonValue]:
         """One piece of a stream."""
         choice: JsonValue = {"index": index, "delta": said, "finish_reason": finish, "logprobs": None}
-        return self._body("chat.completion.chunk") | {"choices": [choice]}
+        body = self._body("chat.completion.chunk")
+        body["choices"] = [choice]
+        return body
 
     def usage_chunk(self, choices: Sequence[Choice], num_prompt_tokens: int) -> dict[str, JsonValue]:
         """The piece that tells the usage."""
@@ -253,10 +255,11 @@ def delta_bodies(delta: Delta) -> list[dict[str, JsonValue]]:
     """What a delta says in the API's form: each call as its name, then its arguments. All calls come in one delta."""
     texts = {"content": delta.content, "reasoning_content": delta.reasoning, "refusal": delta.refusal}
     said: dict[str, JsonValue] = {name: text for name, text in texts.items() if text}
-    bodies = [said] if said else []
+    bodies: list[dict[str, JsonValue]] = [said] if said else []
     for number, call in enumerate(delta.calls):
         named: JsonValue = {"name": call.name, "arguments": ""}
         begun: JsonValue = {"index": number, "id": call_id(), "type": "function", "function": named}
         rest: JsonValue = {"index": number, "function": {"arguments": _arguments(call)}}
-        bodies += [{"tool_calls": [begun]}, {"tool_calls": [rest]}]
+        bodies.append({"tool_calls": [begun]})
+        bodies.append({"tool_calls": [rest]})
     return bodies
