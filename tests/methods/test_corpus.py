@@ -158,6 +158,16 @@ def test_random_arguments_fit_their_schema(schema: dict[str, object]) -> None:
         assert json.loads(json.dumps(arguments)) == arguments
 
 
+def test_half_of_the_values_are_a_schemas_examples() -> None:
+    parameters = {"properties": {"x": {"type": "string", "examples": ["Pier12", "Dune7"]}}, "required": ["x"]}
+    drawn = [random_arguments(parameters, random.Random(seed))["x"] for seed in range(400)]  # type: ignore[arg-type]
+    known = [value for value in drawn if value in ("Pier12", "Dune7")]
+    assert set(known) == {"Pier12", "Dune7"}
+    assert abs(len(known) - 200) < 40  # four standard deviations of 10
+    odd = {"properties": {"x": {"type": "integer", "examples": {"one": 1}}}, "required": ["x"]}  # not a list: no matter
+    assert isinstance(random_arguments(odd, random.Random(0))["x"], int)  # type: ignore[arg-type]
+
+
 def test_random_lists_stay_short_whatever_the_schema_asks() -> None:
     arguments = random_arguments({"properties": {"x": {"type": "array", "minItems": 10**9}}}, random.Random(1))
     assert len(arguments["x"]) == MAX_ITEMS  # type: ignore[arg-type]

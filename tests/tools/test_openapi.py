@@ -16,6 +16,7 @@ from tirkit.tools.catalogue import CatalogueError, load_catalogue
 from tirkit.tools.http_secrets import SecretError
 from tirkit.tools.imports import Imported, update_catalogue
 from tirkit.tools.openapi import load_openapi
+from tirkit.tools.openapi_schema import SchemaReader
 from tirkit.tools.origin import make_toolbox
 from tirkit.types import HttpOrigin, Message, Place, ToolCall, ToolErrorKind, ToolResult, ToolSchema
 
@@ -148,6 +149,12 @@ def test_schemas_become_json_schema_and_recursion_ends(zoo: Path) -> None:
         },
     }
     assert put.parameters["required"] == ["id", "body"]
+
+
+def test_a_parameter_keeps_a_few_short_examples() -> None:
+    given = {"type": "string", "examples": [{"a": 1}, "Pier12", 7, "x" * 61, True, None, "Dune7", "Mill9", "Bay41"]}
+    read = SchemaReader({}).read({"properties": {"station": given, "other": {"examples": {"a": {"value": 1}}}}})
+    assert read["properties"] == {"station": {"type": "string", "examples": ["Pier12", 7, True, "Dune7"]}, "other": {}}
 
 
 def test_what_is_no_tool_has_a_reason(zoo: Path) -> None:

@@ -23,6 +23,7 @@ MAX_REMARK = 300  # of a parameter
 MAX_DOCUMENT = 20_000  # characters of a tool's parameters as JSON
 MAX_VALUES = 20_000  # schemas that are looked at for one tool
 MAX_PATTERN = 200
+MAX_EXAMPLES = 4  # of a parameter
 
 # Also what other tokenizers and exported models would read as structure: <|…|> and <<tool>>.
 CONTROL = re.compile("|".join([*map(re.escape, CONTROL_STRINGS), r"<\|[^|<>\s]{1,80}\|>", r"<<[^<>\s]{1,300}>>"]))
@@ -160,6 +161,8 @@ class SchemaReader:
                 result[key] = value
             elif key == "description" and (text := clean_text(value, MAX_REMARK)):
                 result[key] = text
+            elif key == "examples" and (examples := _short(value)):
+                result[key] = examples
             elif key == "properties" and isinstance(value, Mapping):
                 kept = {str(name): item for name, item in value.items() if not _is_answer_only(item)}
                 result[key] = {name: self._read(item, above) for name, item in kept.items()}
@@ -168,6 +171,12 @@ class SchemaReader:
             elif key in SINGLE:
                 result[key] = self._read(value, above)
         return _modern(schema, result)
+
+
+def _short(examples: Any) -> list[JsonValue]:
+    """The first texts and numbers among examples that fit in a document beside everything else."""
+    values = examples if isinstance(examples, list) else []
+    return [value for value in values if isinstance(value, str | int | float) and len(str(value)) <= 60][:MAX_EXAMPLES]
 
 
 def _is_answer_only(schema: Any) -> bool:

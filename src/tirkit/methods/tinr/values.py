@@ -29,13 +29,17 @@ def random_arguments(parameters: dict[str, JsonValue], rng: random.Random) -> di
 
 
 def random_value(schema: Any, rng: random.Random) -> JsonValue:
-    """A value of the schema's type; a short string where it names none."""
+    """A value of the schema's type; a short string where it names none. Of a schema's examples, one half of the time:
+    they are values that the tool knows, and the others must be copied, not known.
+    """
     if not isinstance(schema, dict):
         return random_word(rng)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return rng.choice(schema["enum"])
+    if isinstance(examples := schema.get("examples"), list) and examples and rng.random() < 0.5:
+        return rng.choice(examples)
     for union in ("anyOf", "oneOf"):
         if schema.get(union):
             return random_value(rng.choice(schema[union]), rng)
