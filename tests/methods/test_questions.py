@@ -9,7 +9,7 @@ import pytest
 from tirkit.methods.questions.check import Asked, Rejection, make_task
 from tirkit.methods.questions.slots import Draft, Shares, Slot, draw_slots
 from tirkit.methods.questions.teacher import PROMPT, PromptError, TeacherPrompt, read_drafts
-from tirkit.methods.questions.templates import TRIES, drafts
+from tirkit.methods.questions.templates import BARE, TRIES, drafts, telling_words
 from tirkit.text.schema import validate_arguments
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Message, Task, ToolCall, ToolSchema
@@ -70,6 +70,41 @@ def test_templates_say_every_value_and_fit_the_schema() -> None:
             assert isinstance(task, Task)
             assert task.kind == f"{one.shape}_{one.difficulty}"
     assert len(list(drafts(slot(ODD), 0, 0))) < TRIES  # a pattern that no made-up word has
+
+
+def test_short_questions_hold_a_word_that_tells_the_tool_from_the_others() -> None:
+    day = {"type": "object", "properties": {"day": {"enum": ["Monday", "Sunday"]}}, "required": ["day"]}
+    wind = ToolSchema(name="get_wind", description="Tells the speed of the wind at noon.", parameters=day)
+    heat = ToolSchema(name="get_heat", description="Tells the temperature at noon.", parameters=day)
+    # "noon" is both tools'; the first words, what is done and not with what, count for neither.
+    telling = telling_words([wind, heat])
+    assert telling == {"get_wind": {"speed", "wind"}, "get_heat": {"temperature", "heat"}}
+    asked = [d.question.lower() for n in range(120) for d in drafts(slot(heat, difficulty="hard"), 0, n, telling)]
+    short = [text for text in asked if text.startswith(("what is", "how is", "tell me", "do you know"))]
+    assert len(short) > 50
+    assert all(telling["get_heat"] & set(text.strip(".?!").replace(",", "").split()) for text in short)
+    assert any("noon" in text for text in short)
+    bare = {f"what is the temperature {say.format(value=day)}?" for say in BARE for day in ("monday", "sunday")}
+    assert bare & set(short)
+
+
+def test_a_value_that_two_parameters_may_have_is_said_with_its_name() -> None:
+    route = {"type": "object", "properties": {"start": {"type": "string"}, "end": {"type": "string"}}}
+    tool = ToolSchema(name="route", description="Finds the way.", parameters=route | {"required": ["start", "end"]})
+    for number in range(40):
+        for draft in drafts(slot(tool, difficulty="hard"), 0, number):
+            assert "start" in draft.question.lower()
+            assert "end" in draft.question.lower()
+
+
+def test_lists_are_said_without_brackets_and_orders_as_orders() -> None:
+    many = {"type": "object", "properties": {"towns": {"type": "array", "items": {"enum": ["Bonn", "Rome"]}}}}
+    tool = ToolSchema(name="compare", description="Looks up the largest town (of several).", parameters=many)
+    asked = [d.question for n in range(40) for d in drafts(slot(tool), 0, n)]
+    assert any("Can you look up the largest town" in text for text in asked)
+    assert any("Bonn and Rome" in text or "Rome and Bonn" in text for text in asked)
+    assert any(text.startswith("Please look up the largest town") and text[-1] in ".?!" for text in asked)  # no towns
+    assert not any("  " in text or " ." in text for text in asked)
 
 
 def test_each_flaw_is_told_by_its_name() -> None:

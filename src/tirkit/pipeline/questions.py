@@ -126,13 +126,13 @@ class TemplateWriter:
 
     name, width, exhausted = "templates", 1, False
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, tools: Sequence[ToolSchema], seed: int):
+        self.telling, self.seed = templates.telling_words(tools), seed
 
     def write(self, batches: Mapping[int, Sequence[Slot]]) -> dict[int, Written | None]:
         """See `templates.drafts`."""
         return {
-            number: Written({slot.number: templates.drafts(slot, self.seed, number) for slot in slots})
+            number: Written({slot.number: templates.drafts(slot, self.seed, number, self.telling) for slot in slots})
             for number, slots in batches.items()
         }
 
@@ -275,7 +275,7 @@ def write_questions(catalogue: str, out: Path, options: QuestionOptions) -> Outc
             progress.say(str(issue))
         by = options.teacher or "templates"
         book = Book(out, by, options.seed)
-        writer = _teacher(options, book.spent) if options.teacher else TemplateWriter(options.seed)
+        writer = _teacher(options, book.spent) if options.teacher else TemplateWriter(tools, options.seed)
         stopped = fill(book, writer, tools, toolbox, options, progress)
     needed = {call.name for task in book.tasks.values() for call in task.gold_calls or ()}
     unasked = tuple(tool.name for tool in tools if tool.name not in needed)
