@@ -104,7 +104,8 @@ def box(*tools: ToolSchema, timeout_s: float = 20.0) -> PythonToolbox:
 
 
 def test_the_example_is_imported_and_called(weather: Imported, tmp_path: Path) -> None:
-    names = ["get_temperature", "get_sky", "get_wind", "get_sunrise", "find_warmest", "report_weather"]
+    names = ["get_temperature", "get_sky", "get_wind", "get_sunrise", "find_warmest", "get_rain", "find_station"]
+    names += ["to_fahrenheit", "report_weather"]
     assert [tool.name for tool in weather.tools] == names
     assert weather.read_only == set(names[:-1])
     assert weather.tools[0].description == "Tells the temperature at noon, in degrees Celsius."
@@ -121,10 +122,13 @@ def test_the_example_is_imported_and_called(weather: Imported, tmp_path: Path) -
         ToolCall(name="find_warmest", arguments={"cities": ["Oslo", "Lima"], "day": "Monday"}),
         ToolCall(name="get_temperature", arguments={"city": "Paris", "day": "Monday"}),
         ToolCall(name="report_weather", arguments=monday | {"text": "wet"}),
+        ToolCall(name="find_station", arguments={"station": "Nowhere1"}),
     ]
     results = run_all(made, calls, workers=4)
     assert [r.content for r in results[:2]] == ["2 C", "Lima"]
-    assert [r.error for r in results] == [None, None, ToolErrorKind.INVALID_ARGUMENTS, ToolErrorKind.UNAVAILABLE]
+    refused = [ToolErrorKind.INVALID_ARGUMENTS, ToolErrorKind.UNAVAILABLE, ToolErrorKind.RAISED]
+    assert [r.error for r in results] == [None, None, *refused]
+    assert results[4].content == "there is no station 'Nowhere1'"
     allowed = make_toolbox(loaded, ["report_weather"])
     assert allowed is not None
     assert allowed.run(calls[3]).content == "thank you, this is report 1"
