@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,10 @@ def tirkit(*words: str) -> str:
 
 
 def commands() -> list[list[str]]:
-    """The words of every command in the tutorial's bash blocks."""
+    """The words of every command in the tutorial's bash blocks, without what redirects them."""
     blocks = re.findall(r"^```bash\n(.*?)^```", TUTORIAL, re.M | re.S)
-    return [
-        words for block in blocks for line in block.replace("\\\n", "").splitlines() if (words := shlex.split(line))
-    ]
+    said = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [list(takewhile(lambda word: word not in (">", "&"), words)) for words in said if words]
 
 
 def test_a_server_becomes_a_model_that_two_clients_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +117,7 @@ def test_the_tutorials_commands_exist() -> None:
         command, rest = root, words[1:]
         while hasattr(command, "commands"):
             command, rest = command.commands[rest[0]], rest[1:]
-        command.make_context(words[1], [word for word in rest if word != "&"])  # raises on what it does not take
+        command.make_context(words[1], rest)  # raises on what it does not take
     named = {word for words in said for word in words if word.startswith(("examples/", "configs/", "results/"))}
     assert {"examples/weather_agent.py", "configs/tinr_u/own_tools.toml"} <= named
     assert [word for word in named if not (ROOT / word).exists()] == []
