@@ -26,6 +26,7 @@ from openai import APIError, AsyncOpenAI
 
 HERE = Path(__file__).parent
 COMMAND, ARGS = sys.executable, [str(HERE / "mcp_server.py")]
+TIMEOUT_S = 60.0  # of the tools' server, which has to start on a machine that is training
 MAX_TURNS = 4  # selections are answered by the server, so that two are enough: the calls and the reply
 Call = tuple[str, dict[str, Any]]
 Ask = Callable[[str], Awaitable[tuple[list[Call], str]]]
@@ -97,7 +98,9 @@ async def ask_all(base_url: str, tasks: Sequence[dict[str, Any]]) -> dict[str, l
     async with (
         AsyncOpenAI(base_url=base_url, api_key="not needed") as endpoint,
         Client(server) as by_hand,
-        MCPServerStdio({"command": COMMAND, "args": ARGS}, cache_tools_list=True) as in_agent,
+        MCPServerStdio(
+            {"command": COMMAND, "args": ARGS}, cache_tools_list=True, client_session_timeout_seconds=TIMEOUT_S
+        ) as in_agent,
     ):
         model = (await endpoint.models.list()).data[0].id
         tools = (await by_hand.list_tools()).tools
