@@ -8,14 +8,16 @@ from pydantic import JsonValue
 from tirkit.config import parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.tokens import grow_vocabulary
-from tirkit.pipeline import run
+from tirkit.pipeline import run, train
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.sources import load_model
-from tirkit.pipeline.train import alignment_rows, unseen_ids, use_rows, use_tasks
+from tirkit.pipeline.train import alignment_rows, supervise, unseen_ids, use_rows, use_tasks
 from tirkit.rollout.allow import AllOf, SelectionAutomaton
 from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.store import RunFolder
+from tirkit.text.masks import TokenRow
 from tirkit.text.render import Renderer
+from tirkit.training.sft import SFTReport, WeightedRow
 
 SMALL: dict[str, JsonValue] = {"catalogue": {"num_tools": 16}, "tasks": {"num_train": 20, "num_rl": 5}}
 
@@ -65,6 +67,26 @@ def test_a_policy_is_held_to_what_the_config_says(tmp_path: Path, constrain: str
     else:
         assert isinstance(held_to, AllOf)
         assert [type(part) for part in held_to.parts] == expected
+
+
+@pytest.mark.parametrize("modes", [True, False])
+def test_tokens_count_alike_where_rows_begin_with_the_choice_of_a_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: bool
+) -> None:
+    ctx, loaded = prepared(tmp_path, rollout={"modes": modes}, warmup={"replay": 0.0})
+    seen: list[WeightedRow] = []
+
+    def no_training(_ctx: Context, _loaded: Loaded, _stage: str, _config: object, rows: list[WeightedRow]) -> SFTReport:
+        seen.extend(rows)
+        return SFTReport(0, 0.0, 0, ())
+
+    monkeypatch.setattr(train, "_train_sft", no_training)
+    monkeypatch.setattr(train, "measure", lambda *_: {})
+    rows = [WeightedRow(TokenRow((1,), (2,) * n, (1,) * n, (0.0,) * n)) for n in (2, 2, 8)]
+    supervise(ctx, loaded, "warmup", ctx.config.warmup, rows)
+    weights = sorted((sum(row.tool_mask), row.weight) for row in seen)
+    # 4 trained tokens in the mean of three rows.
+    assert weights == ([(2, 0.5), (2, 0.5), (8, 2.0)] if modes else [(2, 1.0), (2, 1.0), (8, 1.0)])
 
 
 def test_a_grammar_is_made_once_and_what_it_cannot_hold_is_a_fact_of_the_stage(
