@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ def lines(outcomes: dict[str, list[Outcome]]) -> Iterator[str]:
             calls = [
                 f"{call}({', '.join(f'{key}={value}' for key, value in args.items())})" for call, args in one.calls
             ]
-            yield f"   {name:13} {'right' if one.right else 'WRONG'}  {' '.join(calls) or 'no call'} → {one.reply}"
+            said = f"{' '.join(calls) or 'no call'} → {one.reply}"
+            yield f"   {name:13} {'right' if one.right else 'WRONG'}  {textwrap.shorten(said, 100, placeholder=' …')}"
     yield from (f"{name}: {sum(one.right for one in of)} of {len(of)} right" for name, of in outcomes.items())
 
 
