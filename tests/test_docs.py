@@ -32,6 +32,7 @@ CLI: Any = typer.main.get_command(app)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SHELL, OUTPUT = {"bash", "sh", "indented"}, {"", "text"}
 # Programs of others, whose arguments are theirs to know.
+FILE_ENDINGS = {"html", "json", "jsonl", "md", "py", "svg", "toml"}
 OTHERS = re.compile(r"\.|cat|cd|curl|docker|echo|export|git|kill|llama-(cli|server)|python3|shuf|source|vllm|wait")
 OURS = re.compile(r"^(?:\.venv/bin/)?(?:tirkit|python|make|pip)\b(?= \S|$)")
 PLACEHOLDER = re.compile(r"…|\b[A-Z][A-Z_0-9]+\b")
@@ -232,6 +233,8 @@ def test_settings_functions_and_files_named_in_sentences_exist() -> None:
     for snippet in INLINE:
         if dotted := re.fullmatch(r"([a-z_]+)\.([A-Za-z_]+)(?: ?= ?.*|\(.*\))?", snippet.text):
             first, name = dotted.groups()
+            if name in FILE_ENDINGS:
+                continue
             defined = re.search(rf"(?:def|class) {name}\b|^ *{name}\b *[:=]", modules.get(first, ""), re.MULTILINE)
             if (first in keys or first in modules) and not (name in keys.get(first, ()) or defined):
                 wrong.append(f"{snippet.place}: {first} has no {name}")
