@@ -31,8 +31,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CLI: Any = typer.main.get_command(app)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SHELL, OUTPUT = {"bash", "sh", "indented"}, {"", "text"}
-# Programs of others, whose arguments are theirs to know.
 FILE_ENDINGS = {"html", "json", "jsonl", "md", "py", "svg", "toml"}
+# Programs of others, whose arguments are theirs to know.
 OTHERS = re.compile(r"\.|cat|cd|curl|docker|echo|export|git|kill|llama-(cli|server)|python3|shuf|source|vllm|wait")
 OURS = re.compile(r"^(?:\.venv/bin/)?(?:tirkit|python|make|pip)\b(?= \S|$)")
 PLACEHOLDER = re.compile(r"…|\b[A-Z][A-Z_0-9]+\b")
