@@ -124,7 +124,7 @@ def test_each_flaw_is_told_by_its_name() -> None:
     assert kept(Draft("hello", reply="<answer>hi"), *()) is Rejection.CONTROL
     plain = kept(Draft("hello", reply="hi"))
     assert isinstance(plain, Task)
-    assert (plain.gold_rounds, plain.answer, plain.calls_only, plain.kind) == ((), "hi", False, "no_tool_easy")
+    assert (plain.gold_rounds, plain.answer, plain.calls_only, plain.kind) == ((), "hi", True, "no_tool_easy")
 
 
 def test_near_duplicates_are_found_by_words_by_thirteen_and_by_threes() -> None:

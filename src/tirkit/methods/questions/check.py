@@ -75,7 +75,8 @@ def make_task(
     """The task, or the first reason why there is none.
 
     Where the toolbox may run the calls they are run, in two attempts: equal short results are the task's answer. Else
-    the task is about its calls alone; so is one with made-up values, which a tool need not know.
+    the task is about its calls alone; so is one with made-up values, which a tool need not know. Without a toolbox all
+    are, as a run of these tools executes nothing either.
     """
     if (reason := _reason(slot, draft)) is not None:
         return reason
@@ -84,7 +85,7 @@ def make_task(
         prompt=(Message(role="user", content=draft.question.strip()),),
         gold_rounds=(draft.calls,) if draft.calls else (),
         answer=None if draft.calls else draft.reply.strip(),
-        calls_only=bool(draft.calls),
+        calls_only=bool(draft.calls) or toolbox is None,
         kind=f"{slot.shape}_{slot.difficulty}",
     )
     if asked.resembles(task):
