@@ -82,7 +82,7 @@ def _case(record: dict[str, Any], category: str, answers: dict[Any, Any]) -> Cas
     special = category in SPECIAL
     about = [RULES["special" if special else "normal"], record.get("time", "")]
     about.append(f"The user's profile: {record['profile']}" if "profile" in record else "")
-    tools = own_tools([_document(function) for function in functions], "acebench")
+    tools = own_tools([document(function) for function in functions], "acebench")
     task = Task(
         id=record["id"],
         prompt=(Message(role="system", content="\n".join(filter(None, about))), *_messages(record["question"])),
@@ -97,7 +97,8 @@ def _case(record: dict[str, Any], category: str, answers: dict[Any, Any]) -> Cas
     return Case(task, tools, {"function": functions, "ground_truth": answer}, group)
 
 
-def _document(function: dict[str, Any]) -> dict[str, Any]:
+def document(function: dict[str, Any]) -> dict[str, Any]:
+    """A function as the catalogue reads it."""
     parameters = function.get("parameters", function.get("arguments")) or {}
     return {"name": function["name"], "description": function["description"], "parameters": _schema(parameters)}
 

@@ -1,4 +1,4 @@
-"""ACEBench's own checker, from a checkout of its repository (it is no package)."""
+"""ACEBench's own checker and scenarios, from a checkout of its repository (it is no package)."""
 
 import copy
 import importlib
@@ -12,15 +12,28 @@ from tirkit.evaluation.benchmarks.base import BenchmarkError, Case
 from tirkit.types import ToolCall
 
 
-def official_problem(checkout: Path) -> Callable[[Sequence[ToolCall], Case], str]:
-    """Why calls are wrong, in the checker's own word; "" where they are right. BenchmarkError without a checkout."""
-    if not (checkout / "model_eval" / "checker.py").exists():
-        raise BenchmarkError(f"no checkout of https://github.com/ACEBench/ACEBench at {checkout}")
-    sys.path.append(str(checkout))
+def from_checkout(checkout: Path, module: str, name: str) -> Any:
+    """What `module` of the checkout calls `name`; nothing of it stays among the modules that are imported.
+
+    BenchmarkError without a checkout.
+    """
+    root = module.partition(".")[0]
+    if not (checkout / root).is_dir():
+        raise BenchmarkError(
+            f"no checkout of https://github.com/ACEBench/ACEBench at {checkout}: put it, or a link to it, there"
+        )
+    sys.path.insert(0, str(checkout))
     try:
-        checker = importlib.import_module("model_eval.checker").normal_checker
+        return getattr(importlib.import_module(module), name)
     finally:
         sys.path.remove(str(checkout))
+        for imported in [key for key in sys.modules if key.partition(".")[0] == root]:
+            del sys.modules[imported]
+
+
+def official_problem(checkout: Path) -> Callable[[Sequence[ToolCall], Case], str]:
+    """Why calls are wrong, in the checker's own word; "" where they are right. BenchmarkError without a checkout."""
+    checker = from_checkout(checkout, "model_eval.checker", "normal_checker")
 
     def problem(calls: Sequence[ToolCall], case: Case) -> str:
         gold: Any = case.gold

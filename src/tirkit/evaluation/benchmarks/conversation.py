@@ -23,12 +23,20 @@ class Move:
     task: Task
 
 
-def converse(case_id: str, moves: Sequence[Move], toolbox: Toolbox, ask: Ask) -> Trajectory:
-    """Let the user make all moves.
+def converse(
+    case_id: str,
+    moves: Sequence[Move],
+    toolbox: Toolbox,
+    ask: Ask,
+    done: Callable[[Trajectory], bool] = lambda made: False,
+) -> Trajectory:
+    """Let the user make all moves, or those until an attempt that is `done`.
 
-    A turn that cannot be read ends the user's turn as a reply does; one that hits a limit ends the conversation.
+    A turn that cannot be read ends the user's turn as a reply does; one that hits a limit ends the conversation. What
+    stands before the last message of the first move's prompt is said first.
     """
-    messages: tuple[Message, ...] = ()
+    before = moves[0].task.prompt[:-1]
+    messages: tuple[Message, ...] = before
     turns: list[Turn] = []
     made: Trajectory | None = None
     prompt_ids: tuple[int, ...] = ()
@@ -42,10 +50,10 @@ def converse(case_id: str, moves: Sequence[Move], toolbox: Toolbox, ask: Ask) ->
         turns += made.turns
         for turn in made.turns:
             messages = (*messages, Message(role="assistant", content=turn.text), *turn.reply)
-        if made.stop not in (StopReason.ANSWERED, StopReason.MALFORMED):
+        if made.stop not in (StopReason.ANSWERED, StopReason.MALFORMED) or done(made):
             break
     assert made is not None, "a conversation needs a move"
-    prompt = (moves[0].message,)
+    prompt = (*before, moves[0].message)
     return made.model_copy(
         update={"task_id": case_id, "prompt": prompt, "prompt_ids": prompt_ids, "turns": tuple(turns)}
     )

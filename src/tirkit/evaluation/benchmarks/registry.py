@@ -1,6 +1,7 @@
 """All benchmarks, by name."""
 
 from tirkit.evaluation.benchmarks.acebench import ACEBENCH
+from tirkit.evaluation.benchmarks.acebench_agent import ACEBENCH_AGENT
 from tirkit.evaluation.benchmarks.api_bank import API_BANK
 from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError
 from tirkit.evaluation.benchmarks.bfcl import BFCL
@@ -18,6 +19,7 @@ ALL = (
     BFCL,
     BFCL_TURNS,
     ACEBENCH,
+    ACEBENCH_AGENT,
     API_BANK,
     SEAL_TOOLS,
     NESTFUL,
