@@ -86,6 +86,9 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="folder of the benchmarks' data")] = Path("data"),
     documents: Annotated[str, typer.Option(help="benchmarks: all, pool, retrieve, none; empty: the run's own")] = "",
     categories: Annotated[str, typer.Option(help="benchmarks: only these, comma-separated")] = "",
+    held_out: Annotated[
+        bool, typer.Option(help="benchmarks: no case that training questions equal or resemble")
+    ] = False,
     official: Annotated[bool, typer.Option(help="benchmarks: the authors' scorer decides, where there is one")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="benchmarks: tokens of one turn")] = 512,
     robustness: Annotated[
@@ -109,7 +112,17 @@ def evaluate(
         raise UserError("give either a run folder, or --model NAME with --benchmark NAMES")
     names, kinds = _listed(benchmark), _listed(categories)
     options = BenchmarkOptions(
-        names, data, documents, limit, kinds, official, max_new_tokens, out_folder, _listed(robustness), paraphrases
+        names,
+        data,
+        documents,
+        limit,
+        kinds,
+        official,
+        max_new_tokens,
+        out_folder,
+        _listed(robustness),
+        paraphrases,
+        held_out,
     )
     if run_folder is None:
         shown = benchmark_endpoint(Endpoint(model, base_url, concurrency, tokenizer), options)

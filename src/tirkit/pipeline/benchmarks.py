@@ -50,7 +50,7 @@ class BenchmarkOptions:
 
     documents: see `BenchmarkSetting`; "" = as the run was trained, "all" for an endpoint. limit: cases a category.
     out: folder that is gone on with; None = a folder of its own within the run's, or within runs/benchmarks.
-    changes: ways to ask otherwise, each run besides; paraphrases: see `make_change`.
+    changes: ways to ask otherwise, each run besides; paraphrases: see `make_change`. held_out: see `BenchmarkSetting`.
     """
 
     names: Sequence[str]
@@ -63,6 +63,7 @@ class BenchmarkOptions:
     out: Path | None = None
     changes: Sequence[str] = ()
     paraphrases: Path | None = None
+    held_out: bool = False
 
 
 def benchmark_run(root: Path, stage: str, options: BenchmarkOptions) -> str:
@@ -134,6 +135,7 @@ def _setting(
         documents=documents,
         k=(config or RunConfig()).rollout.retrieve_k,
         limit=options.limit,
+        held_out=options.held_out,
         categories=tuple(options.categories),
         official=options.official,
         max_new_tokens=options.max_new_tokens,

@@ -226,3 +226,30 @@ def test_what_training_shares_is_counted() -> None:
         "1 of 2 tool names occur in training"
     )
     assert str(overlap(cases, [])).startswith("overlap with training not checked")
+
+
+def test_cases_that_were_trained_on_are_left_out(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
+    cases = BFCL.load(tiny_data).cases
+    training = [cases[0].task.model_copy(update={"id": "t"})]
+    setting = BenchmarkSetting(arm="a", held_out=True, limit=1)
+    (outcome,) = run_benchmarks(asking(Player(renderer), training=training), [BFCL], tiny_data, tmp_path, setting)
+    assert cases[0].task.id not in {result.case_id for result in outcome.results}
+    assert outcome.summary.trained_on == 1
+    assert "1 cases left out: training questions equal or resemble them" in outcomes_table([outcome])
+    # Drawn from those that are left: no category that has others goes without.
+    kept = {case.task.kind for case in cases[1:]}
+    assert {result.category for result in outcome.results} == kept
+    everything = asking(Player(renderer), training=[case.task for case in cases])
+    with pytest.raises(BenchmarkError, match="all 9 cases of bfcl resemble training questions"):
+        run_benchmarks(everything, [BFCL], tiny_data, tmp_path / "b", setting)
+
+
+def test_a_model_that_searches_its_catalogue_searches_all_of_it(
+    tiny_data: Path, renderer: Renderer, tmp_path: Path
+) -> None:
+    setting = BenchmarkSetting(arm="a", documents="retrieve", k=50)
+    own = [*Pool.of(BFCL.load(tiny_data).cases).tools.values(), ToolSchema(name="another")]
+    for name, tools, wanted in (("a", own, True), ("b", own[1:], False)):
+        policy = Player(renderer)
+        run_benchmarks(asking(policy, tools=tools), [BFCL], tiny_data, tmp_path / name, setting)
+        assert ("another" in [tool.name for tool in policy.asked[0].tools]) is wanted

@@ -30,10 +30,11 @@ class BenchmarkSetting(Record):
     """How benchmarks are run. `arm` names the model in tables.
 
     documents: "all" (those the case brings, as its authors ask), "pool" (those of all cases together), "retrieve" (of
-    that pool the `k` that BM25 ranks first; where tools keep a state, of the case's own), "none" (the tools are in the
-    weights, under the names of the catalogue that is given).
-    limit: at most so many cases of each category, drawn by `seed`. official: the authors' scorer decides, where there
-    is one. change: how cases are asked otherwise than their authors do; paraphrases: the file of those.
+    that pool, or of the model's catalogue where that has all of them, the `k` that BM25 ranks first; where tools keep a
+    state, of the case's own), "none" (the tools are in the weights, under the names of the catalogue that is given).
+    limit: at most so many cases of each category, drawn by `seed`. held_out: without those that a training question
+    equals or resembles. official: the authors' scorer decides, where there is one. change: how cases are asked
+    otherwise than their authors do; paraphrases: the file of those.
     """
 
     arm: str
@@ -41,6 +42,7 @@ class BenchmarkSetting(Record):
     k: int = 5
     limit: int = 0
     seed: int = 0
+    held_out: bool = False
     categories: tuple[str, ...] = ()
     official: bool = False
     change: Kind = ""
@@ -64,13 +66,14 @@ class AskedCase(Record):
 
 class Summary(Record):
     """What a benchmark's records do not say: how many cases were to be asked, how many were left out since the model's
-    catalogue lacks their tools, how many records of the data could not be used.
+    catalogue lacks their tools or it was trained on their like, how many records of the data could not be used.
     """
 
     checker: str
     overlap: Overlap
     num_cases: int
     left_out: int = 0
+    trained_on: int = 0
     num_issues: int = 0
     seconds: float = 0.0
 

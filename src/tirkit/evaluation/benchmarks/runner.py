@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tirkit.evaluation.benchmarks.base import Benchmark, BenchmarkError, Case, CaseAttempt, CaseResult, Loaded, ScoreFn
+from tirkit.evaluation.benchmarks.base import (
+    Benchmark,
+    BenchmarkError,
+    Case,
+    CaseAttempt,
+    CaseResult,
+    Loaded,
+    ScoreFn,
+    sample,
+)
 from tirkit.evaluation.benchmarks.changes import Change, make_change
 from tirkit.evaluation.benchmarks.folder import (
     BenchmarkSetting,
@@ -63,8 +72,7 @@ def run_benchmarks(
 
 def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: BenchmarkSetting) -> Outcome:
     started = time.perf_counter()
-    own = tuple(category for category in setting.categories if category in benchmark.categories)
-    loaded = benchmark.load(data, setting.limit, setting.seed, own)
+    loaded, trained_on = _load(asking, benchmark, data, setting)
     paraphrases = Path(setting.paraphrases) if setting.paraphrases else None
     change = make_change(setting.change, benchmark, loaded, setting.documents, setting.seed, paraphrases)
     given = {case.task.id: case for case in loaded.cases}
@@ -78,6 +86,7 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
         overlap=overlap([given[case.task.id] for case in cases], asking.training, asking.tools),
         num_cases=len(cases),
         left_out=left_out,
+        trained_on=trained_on,
         num_issues=len(loaded.issues),
     )
     write_asked(out, benchmark.name, cases, asked.tools)
@@ -101,6 +110,19 @@ def _run(asking: Asking, benchmark: Benchmark, data: Path, out: Path, setting: B
     summary = summary.model_copy(update={"seconds": time.perf_counter() - started})
     write_summary(out, benchmark.name, summary)
     return Outcome(benchmark, setting, summary, ordered(done, (case.task.id for case in cases)))
+
+
+def _load(asking: Asking, benchmark: Benchmark, data: Path, setting: BenchmarkSetting) -> tuple[Loaded, int]:
+    """(the cases to be asked, how many were left out since training questions equal or resemble them)."""
+    own = tuple(category for category in setting.categories if category in benchmark.categories)
+    if not setting.held_out:
+        return benchmark.load(data, setting.limit, setting.seed, own), 0
+    loaded = benchmark.load(data, categories=own)
+    found = overlap(loaded.cases, asking.training)
+    kept = [case for case in loaded.cases if case.task.id not in found.equal | found.similar]
+    if not kept:
+        raise BenchmarkError(f"all {len(loaded.cases)} cases of {benchmark.name} resemble training questions")
+    return replace(loaded, cases=sample(kept, setting.limit, setting.seed)), len(loaded.cases) - len(kept)
 
 
 def _judged(made: Sequence[Trajectory], cases: Sequence[Case], score: ScoreFn, seconds: float) -> list[CaseAttempt]:
@@ -209,11 +231,19 @@ def _batches(
         return [_Batch(tuple(world.cases), world.tools) for world in made], 0
     if setting.documents == "none" and not asking.tools:
         raise BenchmarkError('documents="none" is for a model that remembers its tools: give its catalogue')
-    remembered = setting.documents == "none"
-    pool = Pool(asking.tools) if remembered else Pool.of(loaded.cases, loaded.tools)
+    pool = _pool(asking, loaded, setting)
     cases = [case for case in loaded.cases if pool.has(case) and pool.knows(case.task)]
     chunks = (tuple(cases[at : at + setting.batch_size]) for at in range(0, len(cases), setting.batch_size))
     return [_Batch(chunk, dict(pool.tools), pool) for chunk in chunks], len(loaded.cases) - len(cases)
+
+
+def _pool(asking: Asking, loaded: Loaded, setting: BenchmarkSetting) -> Pool:
+    """The model's own catalogue where it is remembered, or searched and has all that the cases are about."""
+    own = Pool(asking.tools)
+    if setting.documents == "none":
+        return own
+    known = asking.tools and all(own.has(case) and own.knows(case.task) for case in loaded.cases)
+    return own if known and setting.documents == "retrieve" else Pool.of(loaded.cases, loaded.tools)
 
 
 def make_result(trajectory: Trajectory, case: Case, score: ScoreFn, seconds: float | None = None) -> CaseAttempt:

@@ -69,6 +69,7 @@ def notes(outcome: Outcome) -> list[str]:
         (str(about.overlap), True),
         (f"{outcome.unanswered} cases were not answered: run again", outcome.unanswered),
         (f"{about.left_out} cases left out: the model's catalogue lacks their tools", about.left_out),
+        (f"{about.trained_on} cases left out: training questions equal or resemble them", about.trained_on),
         (f"{about.num_issues} records of the data could not be used", about.num_issues),
     ]
     return [text for text, holds in known if holds]
