@@ -105,11 +105,8 @@ def test_the_overall_counts_categories_alike_and_conversations_as_a_whole() -> N
     assert found["overall without agent"] == pytest.approx(0.5)
 
 
-def test_the_authors_checker_agrees(shared_data: Path) -> None:
-    checkout = shared_data.parent / "acebench_checkout"
-    if not (checkout / "model_eval" / "checker.py").exists():
-        pytest.skip(f"the authors' checker is not at {checkout}: check ACEBench's repository out there")
+def test_the_authors_checker_agrees(shared_data: Path, acebench_checkout: Path) -> None:
     cases = ACEBENCH.load(shared_data, categories=NORMAL).cases
-    found = compare(cases, own_problem, official_problem(checkout), accepted_values, num_mutants=5)
+    found = compare(cases, own_problem, official_problem(acebench_checkout), accepted_values, num_mutants=5)
     assert found.num_compared > 1500
     assert not found.disagreements, agreement_table({"acebench": found})

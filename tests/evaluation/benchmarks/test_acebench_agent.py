@@ -11,7 +11,6 @@ import pytest
 
 from tirkit.evaluation.benchmarks.acebench_agent import (
     ACEBENCH_AGENT,
-    CHECKOUT,
     DONE,
     GO_ON,
     ROUNDS,
@@ -166,28 +165,15 @@ def test_without_a_checkout_it_is_said_what_is_missing(shared_data: Path, tmp_pa
         Scenario(case)
 
 
-@pytest.fixture
-def checkout(shared_data: Path) -> Path:
-    """The authors' repository in the folder of the data, or beside it."""
-    places = (shared_data / "acebench" / CHECKOUT, shared_data.parent / "acebench_checkout")
-    found = next((place for place in places if (place / "model_inference").is_dir()), None)
-    if found is None:
-        pytest.skip(f"the authors' scenarios are not at {places[0]}: put a checkout of ACEBench there")
-    return found
-
-
-def real_cases(shared_data: Path, checkout: Path) -> list[Case]:
+def test_the_authors_code_gives_the_same(
+    shared_data: Path, acebench_checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = ACEBENCH_AGENT.load(shared_data).cases
-    return [Case(one.task, one.tools, {**one.gold, "checkout": str(checkout)}) for one in cases]  # type: ignore[dict-item]
-
-
-def test_the_authors_code_gives_the_same(shared_data: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = real_cases(shared_data, checkout)
     found = compare(cases, calls_problem, official_problem, accepted_values, num_mutants=40)
     assert found.num_compared == 41 * len(cases)
     assert not found.disagreements, agreement_table({"agent": found})
     assert found.both_right >= len(cases)  # the gold of every one
-    monkeypatch.syspath_prepend(str(checkout))
+    monkeypatch.syspath_prepend(str(acebench_checkout))
     for kind in ("step", "turn"):
         module = importlib.import_module(f"model_inference.multi_{kind}.multi_{kind}_utils")
         execute = module.execute_agent_func_call

@@ -1,8 +1,8 @@
 """ACEBench (English), its normal and special parts.
 
 Normal: the dialogue so far, the item's functions, one turn of calls. Special: nothing can be called, and the reply must
-say why in the form that the authors ask for. Not done: the agent part, which wants the authors' scenario classes (and,
-for several turns, a language model in the user's place); its share of the overall is left out and said to be.
+say why in the form that the authors ask for. The agent part is a benchmark of its own, `acebench_agent`; its share of
+the overall is left out and said to be.
 """
 
 import re

@@ -11,6 +11,7 @@ from tirkit.evaluation.benchmarks.mutants import mutants
 from tirkit.types import ToolCall
 
 Problem = Callable[[Sequence[ToolCall], Case], str]  # why calls are wrong, "" where they are right
+Accepted = Callable[[Case], Sequence[Mapping[str, Sequence[Any]]]]  # call by call, the values of every parameter
 CRASH = "crash"
 
 
@@ -47,7 +48,7 @@ def compare(
     cases: Iterable[Case],
     ours: Problem,
     theirs: Problem,
-    accepted: Callable[[Case], Sequence[Mapping[str, Sequence[Any]]]],
+    accepted: Accepted,
     num_mutants: int = 5,
     seed: int = 0,
 ) -> Agreement:
