@@ -22,16 +22,21 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from tirkit.config import load_config
+from tirkit.evaluation.benchmarks.base import Case
 from tirkit.evaluation.benchmarks.folder import Outcome, read_outcomes
 from tirkit.evaluation.benchmarks.registry import benchmark
+from tirkit.evaluation.benchmarks.worlds import Pool
+from tirkit.evaluation.metrics import Estimate, estimate
 from tirkit.evaluation.tables import EMPTY, percent
 from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.benchmarks import BenchmarkOptions, benchmark_run
 from tirkit.pipeline.questions import QuestionOptions, write_questions
 from tirkit.pipeline.run import run_stages
+from tirkit.rollout.loop import last_user
 from tirkit.store import RunFolder, write_atomic
 from tirkit.tools.catalogue import load_catalogue, unique_names
 from tirkit.tools.questions import load_tasks
+from tirkit.tools.retrieve import ToolRetriever
 from tirkit.types import Record, Task, ToolSchema
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tinr_u" / "public.toml"
@@ -43,7 +48,7 @@ ARMS = {
     "BM25, 5 documents": ("retrieve", "retrieve", SINGLE_TURN),
 }
 METRICS = ("success", "id_em", "call_em", "false_call", "prompt_tokens", "output_tokens", "seconds")
-FACTS = ("tools", "parameters", "train_tasks", "steps", "rows", "train_s", "memorise", "recall", "recall_f1")
+FACTS = ("tools", "parameters", "train_tasks", "steps", "rows", "tokens", "train_s", "memorise", "recall_f1")
 DEV_TRAINED = 5 / 7  # share of the dev part of Seal-Tools, where there is no training part
 
 
@@ -131,6 +136,20 @@ def ask(run: Path, options: BenchmarkOptions) -> list[Outcome]:
     return read_outcomes(options.out)
 
 
+def found_by_bm25(tools: Sequence[ToolSchema], outcome: Outcome, cases: Iterable[Case]) -> Estimate | None:
+    """The share of each question's gold tools that are among the documents BM25 shows: the second arm's ceiling."""
+    pool, retriever = Pool(tools), ToolRetriever(tools)
+    asked = {result.case_id for result in outcome.results}
+    shares: list[float] = []
+    for case in cases:
+        if case.task.id in asked and case.task.gold_calls:
+            task = pool.task(case)
+            wanted = {call.name for call in task.gold_calls or ()}
+            shown = retriever.top(last_user(task.prompt), outcome.setting.k)
+            shares.append(len(wanted.intersection(shown)) / len(wanted))
+    return estimate(shares)
+
+
 def row(outcome: Outcome) -> dict[str, JsonValue]:
     """One benchmark's numbers: means with standard error and n, how often each reason, what was checked."""
     evaluation, about = outcome.evaluation(), outcome.summary
@@ -138,14 +157,19 @@ def row(outcome: Outcome) -> dict[str, JsonValue]:
     why = Counter(result.score.why for result in outcome.results if result.score.why)
     return {
         "n": len(outcome.results),
-        **{name: {"mean": round(e.mean, 4), "stderr": e.stderr and round(e.stderr, 4), "n": e.n}
-           for name, e in found.items() if e},
-        "by_category": {name: round(value, 4) for name, value in outcome.totals.items() if value is not None},
+        **{name: shown(value) for name, value in found.items() if value},
+        "totals": {name: round(value, 4) for name, value in outcome.totals.items() if value is not None},
         "wrong_since": dict(why.most_common()),
         "scored_by": about.checker,
         "trained_on_left_out": about.trained_on,
         "contamination": str(about.overlap),
-    }  # fmt: skip
+    }
+
+
+def shown(value: Estimate) -> dict[str, JsonValue]:
+    """A mean as it is stored."""
+    stderr = None if value.stderr is None else round(value.stderr, 4)
+    return {"mean": round(value.mean, 4), "stderr": stderr, "n": value.n}
 
 
 def table(arms: Mapping[str, Sequence[Outcome]]) -> str:
@@ -201,7 +225,11 @@ def main() -> None:
         )
         arms[name] = ask(run, options)
         facts[name] = {"trained": trained(run), "benchmarks": {o.benchmark.name: row(o) for o in arms[name]}}
+    tools = load_catalogue(args.out / "tools.jsonl").tools
+    known = {o.benchmark.name: found_by_bm25(tools, o, o.benchmark.load(args.data).cases) for o in arms["remembered"]}
+    facts["found by BM25"] = {name: shown(value) for name, value in known.items() if value}
     print(table(arms))
+    print("\n".join(f"{name}: BM25 shows {percent(value)} % of the gold tools" for name, value in known.items()))
     write_atomic(args.out / "public.json", json.dumps(facts, indent=1) + "\n")
 
 

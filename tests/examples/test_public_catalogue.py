@@ -17,6 +17,7 @@ from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
 from tirkit.tools.catalogue import load_catalogue
 from tirkit.tools.questions import load_tasks
+from tirkit.types import ToolSchema
 
 DATA = Path(__file__).parents[1] / "evaluation" / "benchmarks" / "data"
 
@@ -86,3 +87,10 @@ def test_the_table_has_both_arms(tmp_path: Path) -> None:
     assert numbers["success"] == {"mean": 1.0, "stderr": 0.0, "n": 2}
     assert numbers["wrong_since"] == {}
     assert "not checked" in str(numbers["contamination"])
+    cases = API_BANK.load(DATA).cases
+    tools = tuple(Pool.of(cases).tools.values())
+    found = example.found_by_bm25(tools, first[0], cases)
+    assert found is not None
+    assert (found.mean, found.n) == (1, 2)  # five documents are shown, and there are no more
+    nearer = [ToolSchema(name=f"f{i}", description="Please only make one tool call.") for i in range(5)]
+    assert example.found_by_bm25([*tools, *nearer], first[0], cases).mean == 0  # type: ignore[union-attr]
