@@ -145,7 +145,7 @@ def found_by_bm25(tools: Sequence[ToolSchema], outcome: Outcome, cases: Iterable
         if case.task.id in asked and case.task.gold_calls:
             task = pool.task(case)
             wanted = {call.name for call in task.gold_calls or ()}
-            shown = retriever.top(last_user(task.prompt), outcome.setting.k)
+            shown = retriever.top(task.query or last_user(task.prompt), outcome.setting.k)
             shares.append(len(wanted.intersection(shown)) / len(wanted))
     return estimate(shares)
 

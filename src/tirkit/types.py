@@ -261,8 +261,8 @@ class Task(Record):
     tool must be called. `answer` is the target of the final reply, `other_answers` are as good; `comparison` says when
     a reply counts as one of them: "exact" (equal numbers or equal once normalised), "maths" (equal expressions) or "qa"
     (exact, or a word F1 of at least 0.5). With `calls_only` the attempt ends when the calls are made and nothing is
-    executed. `thoughts` is worked reasoning for a scripted teacher, one a round and one for
-    the reply; it is never shown to a policy.
+    executed. `query` is what documents are searched by, the last user message if empty. `thoughts` is worked reasoning
+    for a scripted teacher, one a round and one for the reply; it is never shown to a policy.
 
     >>> Task(id="q1", prompt=(Message(role="user", content="2 + 3?"),), answer="5").gold_calls is None
     True
@@ -278,6 +278,7 @@ class Task(Record):
     calls_only: bool = False
     split: str = ""
     kind: str = ""
+    query: str = ""
     thoughts: tuple[str, ...] = ()
 
     @property

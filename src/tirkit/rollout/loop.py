@@ -298,7 +298,7 @@ class Prompts:
             return toolset
         if task.tools not in self._retrievers:
             self._retrievers[task.tools] = ToolRetriever(toolset)
-        names = self._retrievers[task.tools].top(last_user(task.prompt), self.settings.k)
+        names = self._retrievers[task.tools].top(task.query or last_user(task.prompt), self.settings.k)
         return tuple(self.tools[name] for name in names)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tirkit.evaluation.benchmarks.api_bank import API_BANK
 from tirkit.evaluation.benchmarks.base import BenchmarkError, Case
 from tirkit.evaluation.benchmarks.bfcl import BFCL
 from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, read_outcomes, read_results
@@ -253,3 +254,12 @@ def test_a_model_that_searches_its_catalogue_searches_all_of_it(
         policy = Player(renderer)
         run_benchmarks(asking(policy, tools=tools), [BFCL], tiny_data, tmp_path / name, setting)
         assert ("another" in [tool.name for tool in policy.asked[0].tools]) is wanted
+
+
+def test_api_bank_is_searched_by_what_the_user_said(tiny_data: Path, renderer: Renderer, tmp_path: Path) -> None:
+    policy, setting = Player(renderer), BenchmarkSetting(arm="bm25", documents="retrieve", k=1)
+    run_benchmarks(asking(policy), [API_BANK], tiny_data, tmp_path, setting)
+    request = next(request for request in policy.asked if request.task.id == "level-2-0")
+    assert request.messages[-1].content == "Please only make one tool call."  # the same in all items
+    assert request.task.query == "The forecast at 52.5, please."
+    assert [tool.name for tool in request.tools] == ["Forecast"]

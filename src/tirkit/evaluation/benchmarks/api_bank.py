@@ -44,13 +44,16 @@ def _case(record: dict[str, Any], level: str, place: int) -> Case:
     answer = record["answer"]
     answer = answer[0] if isinstance(answer, list) else answer
     tools = own_tools(_documents(record["system"]), "api_bank")
+    prompt = _messages(record["user"])
     task = Task(
         id=f"{level}-{place}",
-        prompt=_messages(record["user"]),
+        prompt=prompt,
         tools=tuple(tool.name for tool in tools),
         gold_rounds=((ToolCall(name=answer["name"], arguments=answer["parameters"]),),),
         calls_only=True,
         kind=level,
+        # The last message is the same in all items, the request for one call: what the user wants stands before it.
+        query="\n".join(message.content for message in prompt[:-1] if message.role == "user"),
     )
     return Case(task, tools)
 
