@@ -92,5 +92,6 @@ def test_the_table_has_both_arms(tmp_path: Path) -> None:
     found = example.found_by_bm25(tools, first[0], cases)
     assert found is not None
     assert (found.mean, found.n) == (1, 2)  # five documents are shown, and there are no more
-    nearer = [ToolSchema(name=f"f{i}", description="Please only make one tool call.") for i in range(5)]
+    asked = " ".join(case.task.query for case in cases)
+    nearer = [ToolSchema(name=f"f{i}", description=asked) for i in range(5)]
     assert example.found_by_bm25([*tools, *nearer], first[0], cases).mean == 0  # type: ignore[union-attr]
