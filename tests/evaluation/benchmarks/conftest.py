@@ -8,6 +8,8 @@ from tirkit.embedded.model import build_tokenizer
 from tirkit.evaluation.benchmarks.acebench_agent import CHECKOUT
 from tirkit.text.render import Renderer
 
+collect_ignore = ["data"]  # scenarios in the form of ACEBench's are imported as such, from their own folder
+
 
 @pytest.fixture(scope="session")
 def tiny_data() -> Path:
