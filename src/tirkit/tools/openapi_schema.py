@@ -175,7 +175,7 @@ class SchemaReader:
 
 def _short(examples: Any) -> list[JsonValue]:
     """The first texts and numbers among examples that fit in a document beside everything else."""
-    values = examples if isinstance(examples, list) else []
+    values: list[JsonValue] = examples if isinstance(examples, list) else []
     return [value for value in values if isinstance(value, str | int | float) and len(str(value)) <= 60][:MAX_EXAMPLES]
 
 
