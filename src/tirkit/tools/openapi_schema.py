@@ -6,7 +6,7 @@ it stands becomes its type alone. What cannot be brought into that form raises `
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -175,8 +175,9 @@ class SchemaReader:
 
 def _short(examples: Any) -> list[JsonValue]:
     """The first texts and numbers among examples that fit in a document beside everything else."""
-    values: list[JsonValue] = examples if isinstance(examples, list) else []
-    return [value for value in values if isinstance(value, str | int | float) and len(str(value)) <= 60][:MAX_EXAMPLES]
+    values: Sequence[Any] = examples if isinstance(examples, list) else ()
+    short: list[JsonValue] = [v for v in values if isinstance(v, str | int | float) and len(str(v)) <= 60]
+    return short[:MAX_EXAMPLES]
 
 
 def _is_answer_only(schema: Any) -> bool:

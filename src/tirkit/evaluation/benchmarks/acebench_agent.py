@@ -81,7 +81,7 @@ def _case(record: dict[str, Any], category: str, answer: dict[str, Any], checkou
     tools = own_tools([_document(function) for function in record["function"]], "acebench")
     listed = answer["mile_stone"]
     ways = listed if listed and isinstance(listed[0], list) else [listed]
-    milestones = [[[_plain(call) for call in read_milestone(text, tools)] for text in way] for way in ways]
+    milestones: list[Any] = [[[_plain(call) for call in read_milestone(text, tools)] for text in way] for way in ways]
     task = Task(
         id=record["id"],
         prompt=(Message(role="system", content=RULES), Message(role="user", content=record["question"])),
