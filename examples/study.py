@@ -46,6 +46,8 @@ def read(folders: Sequence[Path], groups: Mapping[str, Sequence[str]]) -> dict[s
         marks = [json.loads(path.read_text()) for path in (root / "stages").glob("*.json")]
         seconds = sum(mark["duration_s"] for mark in marks if mark["stage"] not in UNTRAINED)
         manifest = run.manifest
+        if manifest.seed in arms[manifest.config.name]:
+            raise SystemExit(f"{root}: arm {manifest.config.name} with seed {manifest.seed} is there twice")
         arms[manifest.config.name][manifest.seed] = means(results[-1].items, groups) | {"run": {"seconds": seconds}}
     return arms
 

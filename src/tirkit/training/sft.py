@@ -73,7 +73,7 @@ def token_weighted(rows: Sequence[WeightedRow]) -> list[WeightedRow]:
     [0.5, 1.5]
     """
     counts = [sum(row.tool_mask) for row in rows]
-    mean = sum(counts) / max(1, len(counts))
+    mean = max(1, sum(counts)) / max(1, len(counts))
     return [replace(row, weight=row.weight * count / mean) for row, count in zip(rows, counts, strict=True)]
 
 
