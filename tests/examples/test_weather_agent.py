@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from examples import weather_agent
 from tirkit.cli import app
 from tirkit.pipeline.serve import load_served
-from tirkit.serving.chat import Chat, chat_app
+from tirkit.serving.chat import Chat
+from tirkit.serving.server import chat_app
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")

@@ -128,7 +128,7 @@ def test_the_example_is_imported_and_called(weather: Imported, tmp_path: Path) -
     assert [r.content for r in results[:2]] == ["2 C", "Lima"]
     refused = [ToolErrorKind.INVALID_ARGUMENTS, ToolErrorKind.UNAVAILABLE, ToolErrorKind.RAISED]
     assert [r.error for r in results] == [None, None, *refused]
-    assert results[4].content == "there is no station 'Nowhere1'"
+    assert results[4].content.endswith("there is no station 'Nowhere1'")
     allowed = make_toolbox(loaded, ["report_weather"])
     assert allowed is not None
     assert allowed.run(calls[3]).content == "thank you, this is report 1"

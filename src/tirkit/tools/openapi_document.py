@@ -70,8 +70,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|Tru
 
 def _yaml(text: str) -> Any:
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):  # first: libyaml's loader overflows the stack on deep nesting
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deep")
+    try:
+        for event in yaml.parse(text, Loader=_Loader):  # first: libyaml's loader overflows the stack on deep nesting
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError("nested too deep")
+    except yaml.YAMLError as error:
+        if "nesting depth" in str(error):  # newer versions of libyaml see to it themselves
+            raise ValueError("nested too deep") from error
+        raise
     return yaml.load(text, Loader=_Loader)
