@@ -71,7 +71,7 @@ def read_task(value: JsonValue) -> Task:
     """One question in any of the forms. Raises ValueError with the reason if it is none."""
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    if "query" in value:
+    if "query" in value and "prompt" not in value:  # a task of ours may have both
         task = _seal_task(value)
     else:
         task = _answer_task(value) if "problem" in value or "question" in value else _parse_task(value)
