@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tirkit.pipeline.conversation import Conversation, Partner, talk
 from tirkit.pipeline.export import export_run
 from tirkit.pipeline.run import run_stages
 from tirkit.rollout.policy import ScriptedPolicy
+from tirkit.serving.export import read_tools
 from tirkit.types import Message, StopReason, Task, ToolCall, Turn
 
 BASKET = '''
@@ -246,9 +248,10 @@ def test_a_running_tool_can_be_interrupted_and_a_line(partner: Partner) -> None:
 
 @pytest.mark.parametrize("source", ["run", "out"])
 def test_the_command_reads_plain_lines(folder: Path, source: str) -> None:
-    code, said = tirkit(
-        folder, "Buy tea.\ny\nWhat did I buy?\n", source, "--scripted", str(folder / "questions.jsonl"), stage="prepare"
-    )
+    options = ["--scripted", str(folder / "questions.jsonl")]
+    if source == "out":
+        options += ["--catalogue", str(folder / "basket.py")]
+    code, said = tirkit(folder, "Buy tea.\ny\nWhat did I buy?\n", source, *options, stage="prepare")
     assert code == 0
     assert "← 1 in the basket" in said
     assert '← ["tea"]' in said
@@ -273,17 +276,32 @@ def tirkit(folder: Path, typed: str, source: str, *options: str, stage: str = ""
     return done.returncode, done.stdout
 
 
-def test_tools_of_an_export_are_run_as_a_catalogue_says(folder: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "elsewhere.py"
-    (folder / "basket.py").rename(moved)
-    try:
-        lost = load_partner(folder / "out", scripted=folder / "questions.jsonl")
-        assert not lost.toolbox.functions
-        assert "can't be run here" in talked(lost, "Buy tea.")
-        found = load_partner(folder / "out", scripted=folder / "questions.jsonl", catalogue=str(moved))
-        with found.toolbox:
-            assert "← 1 in the basket" in talked(found, "Buy tea.", yes=True)
-    finally:
-        moved.rename(folder / "basket.py")
+def test_tools_of_an_export_are_run_as_a_named_catalogue_says(folder: Path, tmp_path: Path) -> None:
+    found = load_partner(folder / "out", scripted=folder / "questions.jsonl", catalogue=str(folder / "basket.py"))
+    with found.toolbox:
+        shown = talked(found, "Buy tea.", yes=True)
+    assert "← 1 in the basket" in shown
+    assert "--catalogue" not in shown
     with pytest.raises(ConfigError, match="is neither a run nor an export"):
         load_partner(tmp_path)
+
+
+@pytest.mark.parametrize("catalogue", ["foreign.py", "python_search"])
+def test_what_an_export_names_is_never_run(folder: Path, tmp_path: Path, catalogue: str) -> None:
+    out, foreign = tmp_path / "out", tmp_path / "foreign.py"
+    shutil.copytree(folder / "out", out)
+    foreign.write_text(f"open({str(tmp_path / 'opened')!r}, 'w')\n{BASKET}")
+    settings = json.loads((out / "run.json").read_text())
+    settings["config"]["catalogue"]["path"] = catalogue.replace("foreign.py", str(foreign))
+    (out / "run.json").write_text(json.dumps(settings))
+    tools = json.loads((out / "tools.json").read_text())
+    for tool in tools["tools"]:
+        tool["origin"] = {"kind": "python", "source": str(foreign), "function": f"Basket.{tool['name']}"}
+    (out / "tools.json").write_text(json.dumps(tools))
+    assert all(tool.origin is None for tool in read_tools(out)[1].values())
+    lost = load_partner(out, scripted=folder / "questions.jsonl")
+    assert not lost.toolbox.functions
+    shown = talked(lost, "Buy tea.", yes=True)
+    assert "give --catalogue with a catalogue you trust" in " ".join(shown.split())
+    assert "← [unavailable] tool 'add' cannot be run here" in shown
+    assert not (tmp_path / "opened").exists()

@@ -16,11 +16,15 @@ from tirkit.pipeline.run import model_stage, open_run
 from tirkit.pipeline.sources import PYTHON_SEARCH, load_toolbox, load_tools
 from tirkit.rollout.loop import last_user
 from tirkit.rollout.policy import ScriptedPolicy, oracle
-from tirkit.serving.export import TOOL_FILE
+from tirkit.serving.export import RUN_FILE, TOOL_FILE
 from tirkit.tools.questions import load_tasks
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Message, Task, ToolSchema
 
+NO_CATALOGUE = (
+    "an export does not say how its tools are run: give --catalogue with a catalogue you trust "
+    f"({RUN_FILE} names the one of its run)"
+)
 
 def chat(
     source: Path,
@@ -46,9 +50,11 @@ def load_partner(
 ) -> Partner:
     """A run's model of `stage` (the last one if empty), or an exported model.
 
-    scripted: tasks whose gold is played instead of the model; catalogue: says how an exported model's tools are run,
-    where its run's is not there. Raises a UserError where there is no such model, or its tools can't be run.
+    scripted: tasks whose gold is played instead of the model; catalogue: says how an exported model's tools are run;
+    without it only those of the built-in world are. Raises a UserError where there is no such model, or its tools can't
+    be run.
     """
+    hint = ""
     if (source / "manifest.json").exists():
         ctx = open_run(source)
         loaded = ctx.load(model_stage(ctx, stage))
@@ -57,6 +63,7 @@ def load_partner(
         opened = open_exported(source)
         config, loaded, dialect, policy = opened.config, opened.loaded, opened.dialect, opened.policy(temperature)
         config, tools = _runnable(config, opened.tools, catalogue)
+        hint = "" if config.catalogue.path else NO_CATALOGUE
     else:
         raise ConfigError(f"{source} is neither a run nor an export: give a folder that `tirkit run` or `export` made")
     partner = Partner(
@@ -69,6 +76,7 @@ def load_partner(
         frozenset(_toolbox(config, tools, ()).functions),
         rollout_settings(config),
         getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0,
+        hint,
     )
     return _played(partner, scripted) if scripted else partner
 
@@ -76,14 +84,19 @@ def load_partner(
 def _runnable(
     config: RunConfig, tools: Mapping[str, ToolSchema], catalogue: str
 ) -> tuple[RunConfig, Mapping[str, ToolSchema]]:
-    """The exported tools as their catalogue says they are run, where it is there, and the config that names it."""
-    section = config.catalogue.model_copy(update={"path": catalogue or config.catalogue.path})
-    if section.path in ("embedded", PYTHON_SEARCH) or not (catalogue or Path(section.path).exists()):
+    """The exported tools as the `catalogue` says they are run, and the config that names it.
+
+    The one that the export names is not opened: an export may be somebody else's, and a catalogue names what to run.
+    """
+    path = catalogue or ("embedded" if config.catalogue.path == "embedded" else "")
+    section = config.catalogue.model_copy(update={"path": path})
+    config = config.model_copy(update={"catalogue": section})
+    if path in ("", "embedded", PYTHON_SEARCH):
         return config, tools
     known = {tool.name: tool for tool in load_tools(section)[0]}
     ran = {name: known.get(name, tool) for name, tool in tools.items()}
     found = {n: tool.model_copy(update={"origin": ran[n].origin, "source": ran[n].source}) for n, tool in tools.items()}
-    return config.model_copy(update={"catalogue": section}), found
+    return config, found
 
 
 def _toolbox(config: RunConfig, tools: Mapping[str, ToolSchema], allow: Sequence[str]) -> PythonToolbox:

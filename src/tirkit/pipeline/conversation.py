@@ -24,7 +24,7 @@ Ctrl-C  stop what is being written or run; the message it was for is forgotten""
 class Partner:
     """Who is talked to. `safe` names the tools that change nothing; `max_context`: tokens, 0 = no bound.
 
-    task: finds the task that a conversation is about, for scripts, which play a task's gold.
+    hint: what the user is told at the start. task: finds the task that a conversation is about, for scripts, which play a task's gold.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Partner:
     safe: frozenset[str]
     settings: RolloutSettings
     max_context: int = 0
+    hint: str = ""
     task: Callable[[Sequence[Message]], Task] = field(default=lambda prompt: Task(id="chat", prompt=tuple(prompt)))
 
 
@@ -44,6 +45,8 @@ def talk(partner: Partner, view: ChatView, yes: bool = False) -> None:
     shown = [(tool, _remark(partner, tool.name, yes)) for tool in partner.tools.values()]
     counts = ", ".join(f"{n} {what}" for what in (ASKS, REFUSED) if (n := sum(remark == what for _, remark in shown)))
     view.note(f"{partner.name}: {len(shown)} tools{f' ({counts})' if counts else ''}; /help")
+    if partner.hint:
+        view.note(partner.hint)
     with contextlib.closing(Conversation(partner, view, yes)) as conversation:
         while (said := view.ask_user()) is not None:
             match said.strip():

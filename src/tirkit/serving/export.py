@@ -144,13 +144,13 @@ def _tool_lines(file: Mapping[str, Any]) -> str:
 def read_tools(folder: Path) -> tuple[ToolIndex | None, dict[str, ToolSchema]]:
     """What tools.json of an exported folder says: how tools are written (None: by plain name), and the tools by name.
 
-    Raises ExportError where it cannot be read.
+    An origin in it is not taken over: an export may be somebody else's, and an origin names what to run. Raises ExportError where it cannot be read.
     """
     path = folder / TOOL_FILE
     try:
         file = json.loads(path.read_text(encoding="utf-8"))
         surfaces = tuple((tool["name"], tool.pop("token")) for tool in file["tools"])
-        tools = {tool["name"]: ToolSchema.model_validate(tool) for tool in file["tools"]}
+        tools = {tool["name"]: ToolSchema.model_validate(tool | {"origin": None}) for tool in file["tools"]}
         kind = file["index"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is not what an export leaves ({error!r}); export the run again") from error
