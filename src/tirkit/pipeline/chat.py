@@ -26,6 +26,7 @@ NO_CATALOGUE = (
     f"({RUN_FILE} names the one of its run)"
 )
 
+
 def chat(
     source: Path,
     stage: str = "",

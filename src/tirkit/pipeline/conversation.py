@@ -24,7 +24,8 @@ Ctrl-C  stop what is being written or run; the message it was for is forgotten""
 class Partner:
     """Who is talked to. `safe` names the tools that change nothing; `max_context`: tokens, 0 = no bound.
 
-    hint: what the user is told at the start. task: finds the task that a conversation is about, for scripts, which play a task's gold.
+    hint: what the user is told at the start. task: finds the task that a conversation is about, for scripts, which play
+    a task's gold.
     """
 
     name: str

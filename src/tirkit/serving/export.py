@@ -144,7 +144,8 @@ def _tool_lines(file: Mapping[str, Any]) -> str:
 def read_tools(folder: Path) -> tuple[ToolIndex | None, dict[str, ToolSchema]]:
     """What tools.json of an exported folder says: how tools are written (None: by plain name), and the tools by name.
 
-    An origin in it is not taken over: an export may be somebody else's, and an origin names what to run. Raises ExportError where it cannot be read.
+    An origin in it is not taken over: an export may be somebody else's, and an origin names what to run. Raises
+    ExportError where it cannot be read.
     """
     path = folder / TOOL_FILE
     try:
