@@ -4,11 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tirkit.rollout.calls import Calls
 from tirkit.rollout.group import rollout_groups
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.rollout.policy import ScriptedPolicy
@@ -16,7 +18,9 @@ from tirkit.text.dialects import Dialect
 from tirkit.tools.functions import load_functions
 from tirkit.tools.process import ToolboxError
 from tirkit.tools.runtime import PythonToolbox
-from tirkit.types import Message, Task, ToolCall, ToolErrorKind, Trajectory, Turn
+from tirkit.tools.state import State, StatefulTool
+from tirkit.tools.worker import Answer
+from tirkit.types import Message, Task, ToolCall, ToolErrorKind, ToolResult, ToolSchema, Trajectory, Turn
 
 SHOP = '''
 import os
@@ -145,6 +149,18 @@ def test_methods_of_marked_classes_become_tools(shop: Path) -> None:
     assert set(found.functions(["buy"])) == {"look", "buy"}
 
 
+def test_methods_without_state_are_named(shop: Path) -> None:
+    unbound = "    @staticmethod\n    def s(): ...\n\n    @classmethod\n    def c(cls): ...\n\n"
+    shop.write_text(SHOP.replace("    def die(self)", unbound + "    def die(self)"))
+    found = load_functions(shop)
+    assert [tool.name for tool in found.tools] == ["buy", "look", "die", "buy_twice"]
+    assert [issue.reason.partition(";")[0] for issue in found.issues[:2]] == [
+        f"function 'Shop.{name}': a static or class method has no state" for name in "sc"
+    ]
+    lines = shop.read_text().splitlines()
+    assert [lines[issue.line - 1].strip() for issue in found.issues[:2]] == ["@staticmethod", "@classmethod"]
+
+
 def test_classes_that_cannot_be_used_are_named(shop: Path) -> None:
     shop.write_text(SHOP.replace("def __init__(self):", "def __init__(self, name):").replace("buy_twice", "buy"))
     found = load_functions(shop)
@@ -259,3 +275,80 @@ def test_an_interrupted_call_leaves_nothing_behind(shop: Path) -> None:
         assert not is_running(pids(shop)[0])
         attempt.close()
         assert toolbox.run(buy("z")).error is None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Makes states that note in `closed` when they are closed; those of some then raise."""
+
+    name: str
+    closed: list[str] = field(compare=False)
+    fails: bool = False
+
+    def make(self, timeout_s: float, memory_mb: int) -> State:
+        source = self
+
+        class Noting:
+            alive = True
+
+            def ask(self, *_: object) -> Answer:
+                return Answer("made")
+
+            def close(self) -> None:
+                source.closed.append(source.name)
+                if source.fails:
+                    raise OSError(f"{source.name} does not end")
+
+        return Noting()
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_a_state_that_cannot_be_closed_holds_up_nothing(failing: str, caplog: pytest.LogCaptureFixture) -> None:
+    closed: list[str] = []
+    functions = {name: StatefulTool(Source(name, closed, name == failing), name) for name in "ab"}
+    with PythonToolbox(functions, [ToolSchema(name="a"), ToolSchema(name="b")], max_states=1) as toolbox:
+        for _ in range(2):  # the second finds the place free
+            attempt = toolbox.attempt()
+            assert [attempt.run(ToolCall(name=name)).content for name in "ab"] == ["made", "made"]
+            attempt.close()
+    assert sorted(closed) == ["a", "a", "b", "b"]
+    assert f"{failing} does not end" in caplog.text
+
+
+def test_an_attempt_that_cannot_be_closed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[str] = []
+
+    class Failing:
+        def run(self, call: ToolCall) -> ToolResult:
+            return ToolResult(name=call.name, content="done")
+
+        def close(self) -> None:
+            ended.append("closed")
+            raise OSError("it does not end")
+
+    class Box:
+        stateful = frozenset("a")
+        run = Failing.run
+
+        def attempt(self) -> Failing:
+            return Failing()
+
+    with Calls(Box(), 1, lambda: None) as calls:
+        for key in range(3):
+            calls.start(key, [ToolCall(name="a")])
+            assert calls.finished(wait=True)[0][0] == key
+        calls.end(0)
+    assert len(ended) == 3
+    assert caplog.text.count("OSError: it does not end") == 3
+
+
+def test_a_refused_call_takes_no_place(shop: Path) -> None:
+    with box(shop, max_states=1) as toolbox:
+        first, second = toolbox.attempt(), toolbox.attempt()
+        assert first.run(ToolCall(name="buy")).error is ToolErrorKind.INVALID_ARGUMENTS
+        assert toolbox._turns.acquire(blocking=False)  # the one place is free
+        toolbox._turns.release()
+        assert second.run(buy("x")).error is None
+        assert first.run(ToolCall(name="buy")).error is ToolErrorKind.INVALID_ARGUMENTS  # at once, though all are taken
+        first.close()
+        second.close()

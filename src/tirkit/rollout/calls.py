@@ -1,5 +1,6 @@
 """Tool calls that run beside the rollout loop."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from queue import SimpleQueue
 from tirkit.tools.runtime import Toolbox
 from tirkit.tools.state import AttemptToolbox, StatefulToolbox
 from tirkit.types import ToolCall, ToolResult
+
+logger = logging.getLogger(__name__)
 
 
 class Calls:
@@ -72,7 +75,7 @@ class Calls:
     def end(self, key: int) -> None:
         """Attempt `key` is over: its state is thrown away, beside what else runs."""
         if attempt := self._attempts.pop(key, None):
-            attempt.thread.submit(attempt.toolbox.close)
+            attempt.thread.submit(_close, attempt.toolbox)
             attempt.thread.shutdown(wait=False)
             self._ending.append(attempt.thread)
 
@@ -84,7 +87,7 @@ class Calls:
             self._pool.shutdown(cancel_futures=True)
         for attempt in self._attempts.values():
             attempt.thread.shutdown(wait=False, cancel_futures=True)
-            attempt.toolbox.close()
+            _close(attempt.toolbox)
         for thread in self._ending:
             thread.shutdown()
 
@@ -95,3 +98,11 @@ class _Attempt:
 
     toolbox: AttemptToolbox
     thread: ThreadPoolExecutor
+
+
+def _close(toolbox: AttemptToolbox) -> None:
+    """What goes wrong is logged: it must not keep the other attempts from ending, and no one waits for its result."""
+    try:
+        toolbox.close()
+    except Exception:
+        logger.exception("the tools of an attempt could not be closed")

@@ -44,6 +44,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ClassT = TypeVar("ClassT", bound=type)
 MARK = "__tirkit_read_only__"
 STATEFUL = "__tirkit_stateful__"
+UNBOUND = (staticmethod, classmethod)
 BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -143,7 +144,7 @@ def load_functions(source: str | Path) -> FunctionTools:
         owner, _, name = path.rpartition(".")
         try:
             if owner:
-                _check_class(getattr(module, owner))
+                _check_method(getattr(module, owner), name)
             if any(tool.name == name for tool in tools):
                 raise ValueError("another tool of the file has its name; rename it")
             tool = _document(name, function, f"python:{Path(source).name}")
@@ -244,12 +245,15 @@ def _functions_of(name: str, value: Any) -> list[tuple[str, Callable[..., Any]]]
     """A function, or the public methods of a class as if they were bound."""
     if not isinstance(value, type):
         return [(name, value)]
-    methods = inspect.getmembers_static(value, inspect.isfunction)
+    members = inspect.getmembers_static(value, lambda member: inspect.isfunction(member) or isinstance(member, UNBOUND))
+    methods = [(n, member.__func__ if isinstance(member, UNBOUND) else member) for n, member in members]
     return [(f"{name}.{n}", MethodType(method, object())) for n, method in methods if not n.startswith("_")]
 
 
-def _check_class(cls: type) -> None:
-    """Raises ValueError where the class can't be made without arguments."""
+def _check_method(cls: type, name: str) -> None:
+    """Raises ValueError where the method has no state, or its class can't be made without arguments."""
+    if isinstance(inspect.getattr_static(cls, name), UNBOUND):
+        raise ValueError("a static or class method has no state; make it a method, or a function outside of the class")
     try:
         inspect.signature(cls).bind()
     except TypeError as error:

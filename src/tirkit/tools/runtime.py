@@ -219,8 +219,9 @@ class Attempt:
         if call.name not in self._toolbox.stateful:
             return self._toolbox.run(call)
         with self._lock:
-            while not (self._has_turn or self._over):
-                self._has_turn = self._toolbox._turns.acquire(timeout=TURN_S)
+            if not self._has_turn and self._toolbox._refusal(call) is None:  # what is refused needs no state
+                while not (self._has_turn or self._over):
+                    self._has_turn = self._toolbox._turns.acquire(timeout=TURN_S)
             return self._toolbox._result(call, self._run_once)
 
     def _run_once(self, call: ToolCall, settings: ToolSettings) -> Answer:
@@ -237,12 +238,17 @@ class Attempt:
         return answer if state.alive else answer._replace(retry_in_s=None)
 
     def close(self) -> None:
-        """Throw the state away, once a call that is running has ended."""
+        """Throw the state away, once a call that is running has ended. A state that can't be closed is logged."""
         self._over = True
         with self._lock:
-            for state in self._states.values():
-                state.close()
-            self._states.clear()
-            if self._has_turn:
-                self._has_turn = False
-                self._toolbox._turns.release()
+            try:
+                while self._states:
+                    _, state = self._states.popitem()
+                    try:
+                        state.close()
+                    except Exception:
+                        logger.exception("the state of an attempt's tools could not be closed")
+            finally:
+                if self._has_turn:
+                    self._has_turn = False
+                    self._toolbox._turns.release()
