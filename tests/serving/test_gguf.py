@@ -114,6 +114,38 @@ def test_a_file_that_means_something_else_is_refused(
         check_file(file, out, tiny.tokenizer, tiny.renderer.end_of_turn_id)
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("Path(asked.outfile).write_bytes(b'GGUF'); return", r"my_model-f32\.gguf cannot be read"),
+        ("Path(asked.outfile).write_bytes(bytes(64)); return", r"cannot be read \(GGUF magic invalid\)"),
+        ("Path(asked.outfile).touch(); return", r"cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_removed(
+    tiny: Exportable, exported: tuple[Path, Path], tmp_path: Path, fault: str, said: str
+) -> None:
+    made, file = converter(tmp_path), tmp_path / "my_model-f32.gguf"
+    made.script.write_text(FAKE.read_text(encoding="utf-8").replace(FAULTS, f"    {fault}\n"), encoding="utf-8")
+    with pytest.raises(GgufError, match=said):
+        made.convert(exported[0], file, tiny.tokenizer, tiny.renderer.end_of_turn_id)
+    assert not file.exists()
+
+
+def test_a_config_without_a_vocabulary_is_refused(
+    tiny: Exportable, exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"vocab_size": 9}}')
+    file = tmp_path / "a.gguf"
+    writer = gguf.GGUFWriter(file, "qwen3")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(GgufError, match=r"config\.json has no vocab_size"):
+        check_file(file, tmp_path, tiny.tokenizer, tiny.renderer.end_of_turn_id)
+
+
 def test_the_converter_is_told_the_pre_tokenizer_only_where_it_knows_none() -> None:
     def unknown(self: Any, tokenizer: Any) -> str:
         raise NotImplementedError

@@ -140,8 +140,11 @@ def _adds_bos(tokenizer: "PreTrainedTokenizerFast") -> bool:
 
 
 def check_file(file: Path, folder: Path, tokenizer: "PreTrainedTokenizerFast", end_of_turn_id: int) -> None:
-    """GgufError where the GGUF `file` does not say the same of tokens and template as the exported `folder`."""
-    problems = list(_differences(file, folder, tokenizer, end_of_turn_id))
+    """GgufError where `file` can't be read, or does not say the same of tokens and template as the export `folder`."""
+    try:
+        problems = list(_differences(file, folder, tokenizer, end_of_turn_id))
+    except (ValueError, LookupError, OSError) as error:  # what GGUFReader raises of a damaged file
+        raise GgufError(f"{file.name} cannot be read ({error}); convert it again") from error
     if problems:
         more = f"\n… and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise GgufError(f"{file.name} differs from the exported model:\n" + "\n".join(problems[:5]) + more)
@@ -157,7 +160,11 @@ def _differences(file: Path, folder: Path, tokenizer: "PreTrainedTokenizerFast",
         return None if field is None else field.contents()
 
     tokens, types = read("ggml.tokens") or [], read("ggml.token_type") or []
-    rows = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    if rows is None:  # a model of text and more keeps it in a part of its config
+        raise GgufError(
+            "config.json has no vocab_size, so the file can't be checked; serve the model with vLLM instead"
+        )
     tables = [
         int(tensor.shape[1]) for tensor in reader.tensors if tensor.name in ("token_embd.weight", "output.weight")
     ]
