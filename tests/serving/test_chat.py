@@ -224,6 +224,8 @@ def test_requests_at_the_same_time_share_forwards(tiny: SimpleNamespace, serve: 
         ),
         ({"model": "m", "messages": [{"role": "tool", "tool_call_id": "a", "content": "x"}]}, 400, "must follow"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, 400, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "text": "x"}]}]}, 400, "messages.0.content"),
         ({"tools": [{"type": "function", "function": {"name": "sub"}}]}, 400, "it does not know 'sub'"),
         ({"model": "m", "messages": [{"role": "user"}, {"role": "assistant", "content": "</answer>"}]}, 400, "spells"),
     ],
@@ -243,9 +245,10 @@ def test_calls_must_be_answered(script: tuple[Keeping, str]) -> None:
         complete(script[1], model="m", messages=said)
     with pytest.raises(openai.BadRequestError, match="must be answered"):
         complete(script[1], model="m", messages=[*said, {"role": "tool", "tool_call_id": "c2", "content": "5"}])
-    call["function"] = {"name": "add", "arguments": "[1"}
-    with pytest.raises(openai.BadRequestError, match="not a JSON object"):
-        complete(script[1], model="m", messages=[*said, {"role": "tool", "tool_call_id": "c1", "content": "5"}])
+    for arguments in ("[1", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', "[" * 100_000):
+        call["function"] = {"name": "add", "arguments": arguments}
+        with pytest.raises(openai.BadRequestError, match="not a JSON object"):
+            complete(script[1], model="m", messages=[*said, {"role": "tool", "tool_call_id": "c1", "content": "5"}])
 
 
 def test_a_script_knows_its_tasks_only(script: tuple[Keeping, str]) -> None:

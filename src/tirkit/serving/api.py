@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 
+from tirkit.text.dialects import parse_json
 from tirkit.types import ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -34,9 +35,13 @@ class ApiError(Exception):
 
 def _joined(content: Any) -> Any:
     """Content that comes in parts, as text; parts that are not text are left for the validation to refuse."""
-    if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
+    if isinstance(content, list) and all(map(_is_text, content)):
         return "".join(part["text"] for part in content)
     return "" if content is None else content
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 Content = Annotated[str, BeforeValidator(_joined)]
@@ -58,7 +63,8 @@ class ApiCall(BaseModel):
     def call(self) -> ToolCall:
         """The call as ours. ApiError where the arguments are not a JSON object."""
         try:
-            return ToolCall(name=self.function.name, arguments=json.loads(self.function.arguments or "{}"))
+            arguments = parse_json(self.function.arguments or "{}")
+            return ToolCall.model_validate({"name": self.function.name, "arguments": arguments})
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the arguments of call {self.id!r} are not a JSON object") from error
 
