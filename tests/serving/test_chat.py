@@ -185,6 +185,25 @@ def test_the_budget_counts(url: str) -> None:
     assert complete(url, seed=0, max_completion_tokens=3).usage.completion_tokens == 3
 
 
+def test_documents_count_against_the_context(tiny: SimpleNamespace, serve: Serve) -> None:
+    dialect = Dialect(tiny.index)
+
+    def ask(max_context: int) -> tuple[list[GenerateRequest], Any]:
+        policy = scripted(tiny, dialect)
+        chat = served(tiny, policy, dialect, max_context=max_context)
+        with serve(chat_app(chat)) as url:
+            choice = complete(url, model="m", messages=[{"role": "user", "content": QUESTION}]).choices[0]
+        chat.close()
+        return policy.requests, choice
+
+    (_, calls), choice = ask(10_000)
+    assert (calls.max_new_tokens < 512, choice.finish_reason) == (True, "tool_calls")
+    (_, tight), choice = ask(len(calls.ids) + 3)
+    assert (tight.max_new_tokens, choice.finish_reason) == (3, "length")
+    requests, choice = ask(len(calls.ids))
+    assert (len(requests), choice.finish_reason, choice.message.tool_calls) == (1, "length", None)
+
+
 def test_text_ends_at_a_stop_string(url: str) -> None:
     whole = complete(url, seed=0).choices[0].message.content
     at = whole[2]
@@ -291,12 +310,16 @@ class BrokenSession(Session):
         return [(key, self.policy.result) for key in keys]
 
 
-def test_a_policy_that_breaks_is_reported_and_used_again(tiny: SimpleNamespace, serve: Serve) -> None:
+def test_a_policy_that_breaks_is_logged_and_used_again(
+    tiny: SimpleNamespace, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     policy = Broken(RuntimeError("out of memory"))
     chat = served(tiny, policy, Dialect())
     with serve(chat_app(chat)) as url:
-        with pytest.raises(openai.InternalServerError, match="RuntimeError: out of memory"):
+        with pytest.raises(openai.InternalServerError) as broken:
             complete(url)
+        assert broken.value.response.json()["error"]["message"] == "internal error"
+        assert "RuntimeError: out of memory" in caplog.text
         policy.result = Generation((), (), "", "failed")
         with pytest.raises(openai.InternalServerError, match="could not be asked") as caught:
             complete(url)

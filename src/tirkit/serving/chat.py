@@ -188,14 +188,14 @@ class Chat:
         """One answer; selections in it are answered with their documents until it calls or replies."""
         served, conversation = self.served, job.conversation
         reader = (PlainReader if job.as_text else Reader)(served.dialect, job.request.stops)
-        most = served.max_selections
+        most, room = served.max_selections, job.budget
 
         def grow(delta: Delta) -> None:
             choice.add(delta)
             tell(index, delta)
 
         for selection in range(most + 1):
-            request = self._request(job, conversation, stable_seed(job.seed, index), selection, choice.num_tokens)
+            request = self._request(job, conversation, stable_seed(job.seed, index), selection, room)
             whole = None
             async with aclosing(self._pieces(request, job.listens)) as pieces:
                 async for piece in pieces:
@@ -216,9 +216,14 @@ class Chat:
                 return grow(outcome(job.demand, acts, cut))
             turn = Turn(text=whole.text, ids=whole.ids, selected=acts.selected)
             conversation = conversation.followed(served.renderer, turn, [documents(acts.selected, served.tools)])
+            # The documents take room too.
+            room = min(job.budget - choice.num_tokens, served.max_context - len(conversation.ids))
+            if room < 1:
+                grow(reader.finish())
+                return grow(Delta(finish="length"))
         raise AssertionError("the last selection is returned")
 
-    def _request(self, job: Job, conversation: Conversation, seed: int, turn: int, num_written: int) -> GenerateRequest:
+    def _request(self, job: Job, conversation: Conversation, seed: int, turn: int, room: int) -> GenerateRequest:
         begin = job.demand.begin(conversation, turn)
         return GenerateRequest(
             job.task,
@@ -226,7 +231,7 @@ class Chat:
             conversation.messages,
             conversation.ids,
             stable_seed(seed, turn),
-            job.budget - num_written,
+            room,
             conversation.tools,
             tuple(self.served.renderer.completion_ids(begin)[:-1]) if begin else (),
             job.temperature,

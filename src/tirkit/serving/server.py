@@ -25,6 +25,7 @@ from tirkit.serving.limits import Limits, RequireKey, read_body, server_config
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+BUG = ApiError(500, "internal error")  # what went wrong is for the log: it may tell of paths and data
 
 
 class Completions:
@@ -67,7 +68,7 @@ class Completions:
             yield _event(error.body())
         except Exception as error:
             logger.error("a stream failed", exc_info=error)
-            yield _event(_bug(error).body())
+            yield _event(BUG.body())
         finally:
             await chunks.aclose()
 
@@ -176,11 +177,7 @@ async def _say_nothing(*_: object) -> Response:
 
 async def _say_bug(request: Request, error: Exception) -> Response:
     logger.error("%s failed", request.url.path, exc_info=error)
-    return JSONResponse(_bug(error).body(), 500)
-
-
-def _bug(error: Exception) -> ApiError:
-    return ApiError(500, f"{type(error).__name__}: {error}")
+    return JSONResponse(BUG.body(), 500)
 
 
 def serve(app: Starlette, host: str, port: int, limits: Limits | None = None) -> None:
