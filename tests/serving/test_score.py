@@ -1,12 +1,15 @@
 import random
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
 import pytest
 
+from tirkit.serving.limits import Limits
 from tirkit.serving.score import HttpScorer, score_route
 from tirkit.serving.server import application
 from tirkit.tools.remote import RemoteError
@@ -58,6 +61,45 @@ def test_mistakes_are_said(serve: Serve) -> None:
         answer = httpx.post(f"{url}/score", json={"trajectories": [{}], "tasks": []})
         assert answer.status_code == 400
         assert answer.json()["error"]["message"].startswith("trajectories.0.")
+
+
+class Slow(ByLength):
+    """Scores when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def score(self, trajectories: Sequence[Trajectory], tasks: Sequence[Task]) -> list[float | None]:
+        self.begun.set()
+        assert self.go.wait(30)
+        return super().score(trajectories, tasks)
+
+
+def test_scoring_keeps_to_the_servers_limits(serve: Serve) -> None:
+    def ask() -> tuple[int, str]:
+        answer = httpx.post(f"{url}/score", json=body, timeout=60)
+        return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+    body = {"trajectories": [TRAJECTORIES[1].model_dump(mode="json")], "tasks": [TASKS[1].model_dump(mode="json")]}
+    scorer = Slow()
+    app = application([score_route(scorer, Limits(max_request_s=2.0, max_waiting=1))])
+    with serve(app) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        assert scorer.begun.wait(30)
+        assert ask() == (429, "overloaded")
+        assert first.result() == (504, "timeout")
+        scorer.go.set()
+        assert ask() == (200, "")
+    with serve(application([score_route(scorer, Limits(read_s=0.2))])) as url:
+        late = httpx.post(f"{url}/score", content=_late(), headers={"content-type": "application/json"}, timeout=60)
+        assert late.status_code == 408
+
+
+def _late() -> Iterator[bytes]:
+    yield b"{"
+    time.sleep(1)
+    yield b"}"
 
 
 def remote(*answers: httpx.Response | Exception) -> HttpScorer:

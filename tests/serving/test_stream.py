@@ -219,7 +219,7 @@ def test_what_fails_is_said(tiny: SimpleNamespace, typed: Any, serve: Serve, url
     chat, _ = typed(Dialect(tiny.index), task, breaks_at=8)
     with serve(chat_app(chat)) as own:
         text: list[str] = []
-        with pytest.raises(openai.APIError, match="^internal error$"):
+        with pytest.raises(openai.APIError, match=r"^internal error$"):
             text.extend(
                 chunk.choices[0].delta.content or ""
                 for chunk in client(own).chat.completions.create(model="m", **asked)

@@ -78,7 +78,7 @@ def _is_local(host: str) -> bool:
 def serve_model(source: str, stage: str, scripted: Path | None, access: Access, limits: Limits) -> None:
     """Serve until interrupted; see `load_served`."""
     key = access.key()
-    served, routes = load_served(source, stage, scripted), score_routes(source)
+    served, routes = load_served(source, stage, scripted), score_routes(source, limits)
     chat = Chat(served, limits.max_waiting)
     address = f"http://{access.host}:{access.port}"
     print(f"{served.name} and {served.name}:text at {address}/v1", flush=True)
@@ -108,12 +108,12 @@ def load_served(source: str, stage: str = "", scripted: Path | None = None) -> S
     return Served("scripted", policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
 
 
-def score_routes(source: str) -> list[Route]:
+def score_routes(source: str, limits: Limits | None = None) -> list[Route]:
     """/score of the reward model that a run has trained; nothing for other sources."""
     if not (Path(source) / "manifest.json").exists():
         return []
     ctx = open_run(Path(source))
-    return [score_route(load_scorer(ctx))] if ctx.folder.mark("reward_model") else []
+    return [score_route(load_scorer(ctx), limits)] if ctx.folder.mark("reward_model") else []
 
 
 def _run(root: Path, stage: str) -> Served:

@@ -7,9 +7,10 @@ and is the only place that knows uvicorn's own classes.
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import h11
 import uvicorn
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tirkit.serving.api import ApiError
+
+T = TypeVar("T")
 
 FORGOTTEN = 64 << 20  # bytes of a body that is too large are read and forgotten, so that the client sees the error
 OPEN_PATHS = ("/health",)
@@ -58,6 +61,16 @@ async def read_body(request: Request, max_bytes: int, read_s: float) -> bytes:
     if size > max_bytes:
         raise ApiError(413, f"the request has more than the {max_bytes:,} bytes that it may have", "too_large")
     return bytes(body)
+
+
+async def in_time(work: Awaitable[T], deadline: float, limits: Limits) -> T:
+    """What `work` gives; ApiError where it is not there by `deadline`, in the running loop's seconds."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await work
+    except TimeoutError:
+        limit = f"the answer was not complete within {limits.max_request_s:g} s"
+        raise ApiError(504, limit, "timeout") from None
 
 
 class RequireKey:

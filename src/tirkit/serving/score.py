@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tirkit.serving.api import ApiError
-from tirkit.serving.limits import Limits, read_body
+from tirkit.serving.limits import Limits, in_time, read_body
 from tirkit.tools.remote import post
 from tirkit.tools.runtime import ToolSettings
 from tirkit.tools.worker import TransientToolError
@@ -55,25 +55,50 @@ class Scores(Record):
     scores: tuple[float | None, ...]
 
 
-def score_route(scorer: Scorer, path: str = "/score") -> Route:
+def score_route(scorer: Scorer, limits: Limits | None = None) -> Route:
     """The route; `scorer` is asked for one request at a time, beside whatever else the server does."""
-    turn = asyncio.Lock()
+    return Route("/score", _Scoring(scorer, limits or Limits()).answer, methods=["POST"])
 
-    async def answer(request: Request) -> JSONResponse:
+
+class _Scoring:
+    """POST /score. A request may have MAX_BODY_BYTES; the other limits are the server's."""
+
+    def __init__(self, scorer: Scorer, limits: Limits) -> None:
+        self._scorer, self._limits, self._num_waiting = scorer, limits, 0
+        # One thread: a request that was given up while it was scored is still finished before the next one's turn.
+        self._thread = ThreadPoolExecutor(1, "tirkit scorer")
+
+    async def answer(self, request: Request) -> JSONResponse:
+        """The scores."""
+        deadline = asyncio.get_running_loop().time() + self._limits.max_request_s
+        body = await read_body(request, MAX_BODY_BYTES, self._limits.read_s)
+        if self._num_waiting >= self._limits.max_waiting:
+            raise ApiError(429, "too many requests are waiting; ask again later", "overloaded")
+        self._num_waiting += 1
         try:
-            asked = ScoreRequest.model_validate_json(await read_body(request, MAX_BODY_BYTES, Limits.read_s))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ApiError(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
-        if len(asked.trajectories) != len(asked.tasks):
-            raise ApiError(400, f"{len(asked.trajectories)} trajectories and {len(asked.tasks)} tasks: give one each")
-        async with turn:
-            scores = await run_in_threadpool(scorer.score, asked.trajectories, asked.tasks)
+            scores = await in_time(self._score(body), deadline, self._limits)
+        finally:
+            self._num_waiting -= 1
         # JSON has no NaN and no infinity, and neither is a score.
         finite = [score if score is not None and math.isfinite(score) else None for score in scores]
         return JSONResponse({"scores": finite})
 
-    return Route(path, answer, methods=["POST"])
+    async def _score(self, body: bytes) -> list[float | None]:
+        asked = await run_in_threadpool(_read_request, body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._scorer.score, asked.trajectories, asked.tasks)
+
+
+def _read_request(body: bytes) -> ScoreRequest:
+    """The request in `body`; ApiError where it is none."""
+    try:
+        asked = ScoreRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ApiError(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+    if len(asked.trajectories) != len(asked.tasks):
+        raise ApiError(400, f"{len(asked.trajectories)} trajectories and {len(asked.tasks)} tasks: give one each")
+    return asked
 
 
 class HttpScorer:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from tirkit.serving.api import ApiError, read_request
 from tirkit.serving.chat import TEXT, Chat
-from tirkit.serving.limits import Limits, RequireKey, read_body, server_config
+from tirkit.serving.limits import Limits, RequireKey, in_time, read_body, server_config
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,19 +41,12 @@ class Completions:
         asked = await run_in_threadpool(read_request, body)
         job = await run_in_threadpool(self._chat.prepare, asked)
         if not asked.stream:
-            return JSONResponse(await while_connected(request, self._in_time(self._chat.complete(job), deadline)))
+            whole = in_time(self._chat.complete(job), deadline, self._limits)
+            return JSONResponse(await while_connected(request, whole))
         chunks = self._chat.stream(job)
         # Only now the status is known: it is an error where the request is not accepted.
-        first = await self._in_time(anext(chunks), deadline)
+        first = await in_time(anext(chunks), deadline, self._limits)
         return EventStream(self._events(first, chunks, deadline))
-
-    async def _in_time(self, work: Awaitable[T], deadline: float) -> T:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await work
-        except TimeoutError:
-            limit = f"the answer was not complete within {self._limits.max_request_s:g} s"
-            raise ApiError(504, limit, "timeout") from None
 
     async def _events(
         self, first: dict[str, JsonValue], chunks: AsyncGenerator[dict[str, JsonValue], None], deadline: float
@@ -61,7 +54,7 @@ class Completions:
         """The chunks as server-sent events; what goes wrong is the last one."""
         try:
             yield _event(first)
-            while (chunk := await self._in_time(anext(chunks, None), deadline)) is not None:
+            while (chunk := await in_time(anext(chunks, None), deadline, self._limits)) is not None:
                 yield _event(chunk)
             yield "data: [DONE]\n\n"
         except ApiError as error:
