@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tirkit.pipeline.serve import Access
 from tirkit.rollout.policy import GenerateRequest, ScriptedPolicy
 from tirkit.serving.chat import Chat, Served
 from tirkit.serving.limits import Limits
@@ -168,6 +169,21 @@ def test_a_key_is_wanted(chat: Chat, serve: Serve) -> None:
             answer = httpx.get(f"{url}/v1/models", headers=headers)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_web_pages_may_not_ask_a_local_server(chat: Chat, serve: Serve) -> None:
+    with serve(chat_app(chat, hosts=Access().hosts())) as url:
+        for own in (url, url.replace("127.0.0.1", "localhost")):
+            assert client(own).chat.completions.create(**ASKED).choices[0].message.content == "5"
+        path, body = f"{url}/v1/chat/completions", json.dumps(ASKED)
+        json_type, text_type = {"content-type": "application/json; charset=utf-8"}, {"content-type": "text/plain"}
+        assert httpx.post(path, content=body, headers=json_type, timeout=60).status_code == 200
+        for headers in (text_type, {}):  # what a page may send without being let
+            assert httpx.post(path, content=body, headers=headers).status_code == 415
+        assert httpx.options(path, headers={"origin": "http://evil.test"}).status_code == 405
+        for name, status in (("evil.test", 400), ("evil.test:8000", 400), ("[::1]:8000", 200)):
+            assert httpx.get(f"{url}/v1/models", headers={"host": name}).status_code == status
+    assert Access(key_env="KEY").hosts() == Access("0.0.0.0", anyone=True).hosts() == ()
 
 
 def test_odd_bodies_are_named(chat: Chat, serve: Serve) -> None:

@@ -60,6 +60,12 @@ class Access:
             )
         return ""
 
+    def hosts(self) -> tuple[str, ...]:
+        """The only names under which the server may be asked; () where a key or `anyone` says who may."""
+        if self.key_env or self.key_file or self.anyone:
+            return ()
+        return ("localhost", "127.0.0.1", "[::1]", self.host)
+
 
 def _usable(text: str, place: str) -> str:
     key = text.strip()
@@ -85,7 +91,7 @@ def serve_model(source: str, stage: str, scripted: Path | None, access: Access, 
     if routes:
         print(f"its reward model at {address}/score", flush=True)
     try:
-        serve(chat_app(chat, routes, limits, key), access.host, access.port, limits)
+        serve(chat_app(chat, routes, limits, key, access.hosts()), access.host, access.port, limits)
     finally:
         chat.close()
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import h11
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -92,6 +93,26 @@ class RequireKey:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._digest)
+
+
+class RequireJson:
+    """An application to which only JSON is posted: a browser lets no page of another site send that unasked."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        kind = Headers(scope=scope).get("content-type", "") if scope["type"] == "http" else ""
+        if scope["type"] == "http" and scope["method"] == "POST" and not _is_json(kind):
+            error = ApiError(415, "this server wants JSON: Content-Type: application/json")
+            await JSONResponse(error.body(), 415, {"connection": "close"})(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 def _digest(key: bytes) -> bytes:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -21,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from tirkit.serving.api import ApiError, read_request
 from tirkit.serving.chat import TEXT, Chat
-from tirkit.serving.limits import Limits, RequireKey, in_time, read_body, server_config
+from tirkit.serving.limits import Limits, RequireJson, RequireKey, in_time, read_body, server_config
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,8 +106,17 @@ async def _left(request: Request) -> None:
         pass
 
 
-def chat_app(chat: Chat, routes: Sequence[Route] = (), limits: Limits | None = None, key: str = "") -> Starlette:
-    """The application: /v1/chat/completions, /v1/models, /health and further `routes`; with `key`, for who knows it."""
+def chat_app(
+    chat: Chat,
+    routes: Sequence[Route] = (),
+    limits: Limits | None = None,
+    key: str = "",
+    hosts: Sequence[str] = (),
+) -> Starlette:
+    """The application: /v1/chat/completions, /v1/models, /health and further `routes`; with `key`, for who knows it.
+
+    hosts: the names that the server goes by, where web pages that the user's browser shows must not ask it.
+    """
     created, name = int(time.time()), chat.served.name
 
     def card(id_: str) -> dict[str, JsonValue]:
@@ -127,7 +137,7 @@ def chat_app(chat: Chat, routes: Sequence[Route] = (), limits: Limits | None = N
         Route("/v1/models/{id:path}", model),
         Route("/health", health),
     ]
-    return application([*own, *routes], key)
+    return application([*own, *routes], key, hosts)
 
 
 async def health(_: Request) -> JSONResponse:
@@ -135,8 +145,13 @@ async def health(_: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-def application(routes: Sequence[Route], key: str = "") -> Starlette:
-    """An application whose errors are all OpenAI's error objects."""
+def application(routes: Sequence[Route], key: str = "", hosts: Sequence[str] = ()) -> Starlette:
+    """An application whose errors are all OpenAI's error objects; see `chat_app`."""
+    known = [Middleware(RequireKey, key)] if key else []
+    # A page can give its own name this machine's address (DNS rebinding), and post anything but JSON without being let.
+    local = (
+        [Middleware(TrustedHostMiddleware, list(hosts), www_redirect=False), Middleware(RequireJson)] if hosts else []
+    )
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         ApiError: _say_error,
         HTTPException: _say_http_error,
@@ -145,7 +160,7 @@ def application(routes: Sequence[Route], key: str = "") -> Starlette:
     }
     return Starlette(
         routes=list(routes),
-        middleware=[Middleware(RequireKey, key)] if key else [],
+        middleware=[*local, *known],
         exception_handlers=handlers,  # pyright: ignore[reportArgumentType]
     )
 
