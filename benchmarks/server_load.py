@@ -160,7 +160,8 @@ class _Exchange:
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         body = self._body()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode())
         step = 40 if self.kind == "slow writer" else 1 << 16
