@@ -71,8 +71,11 @@ def test_who_leaves_is_written_for_no_longer(endless: SimpleNamespace, serve: Se
         with pytest.raises(openai.RateLimitError) as caught:
             client(url).chat.completions.create(**ASKED)
         assert caught.value.response.headers["retry-after"] == "1"
-        for connection in connections:
-            connection.close()
+        connections.pop().close()
+        wait_until(lambda: endless.chat.batcher.num_waiting == 2)
+        with pytest.raises(openai.RateLimitError):  # a status, though two of the three would find room
+            client(url).chat.completions.create(**ASKED, n=3, stream=stream)
+        connections.pop().close()
         wait_until(lambda: endless.chat.batcher.num_waiting == 0)
         assert endless.policy.num_typed < 6000
 

@@ -89,6 +89,10 @@ class Job:
         return [Choice() for _ in range(self.request.n or 1)]
 
 
+def _overloaded() -> ApiError:
+    return ApiError(429, "too many requests are waiting; ask again later", "overloaded")
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Text that was written; the turn's last piece has all of it."""
@@ -102,7 +106,7 @@ class Chat:
     """Answers chat completions; `close` ends its thread. max_waiting: turns of all clients, written or waiting."""
 
     def __init__(self, served: Served, max_waiting: int = 256) -> None:
-        self.served = served
+        self.served, self.max_waiting = served, max_waiting
         self.batcher = Batcher(served.policy, max_waiting)
 
     def close(self) -> None:
@@ -117,6 +121,8 @@ class Chat:
             raise ApiError(
                 404, f"the model {request.model!r} is not served here; {names} are", "model_not_found", "model"
             )
+        if (request.n or 1) > self.max_waiting:
+            raise ApiError(400, f"n: this server writes no more than {self.max_waiting} answers at a time", param="n")
         as_text = request.model.endswith(TEXT)
         demand = make_demand(request, as_text, served.dialect, served.tools)
         if as_text:
@@ -177,6 +183,8 @@ class Chat:
 
     async def _write(self, job: Job, choices: Sequence[Choice], tell: Tell) -> None:
         """Write all choices; each is told of once its first turn is accepted, and then as it grows."""
+        if self.batcher.num_waiting + len(choices) > self.max_waiting:
+            raise _overloaded()
         try:
             async with asyncio.TaskGroup() as group:
                 for index, choice in enumerate(choices):
@@ -271,7 +279,7 @@ class Chat:
         try:
             return self.batcher.submit(request, listen)
         except OverloadedError:
-            raise ApiError(429, "too many requests are waiting; ask again later", "overloaded") from None
+            raise _overloaded() from None
 
     def _result(self, future: Future[Generation]) -> Generation:
         try:
