@@ -94,5 +94,7 @@ def test_a_stop_string_ends_the_text_before_it() -> None:
     assert [stops.feed("xa"), stops.feed("bc"), stops.hit, stops.finish()] == ["x", "", True, ""]
     stops = Stops(["abc"])
     assert [stops.feed("xab"), stops.finish(), stops.hit] == ["x", "ab", False]
+    # What is thought after it, in the same piece, is not told either.
+    assert read([["abc<think>more"]], ("b",))[0].reasoning == ""
     # Calls hold no stop strings: they are no text.
     assert read([[ADD]], ("add",))[1] == [Acts(calls=(CALL,))]

@@ -91,7 +91,7 @@ class Reader:
         """What is sure now that `text` was written."""
         self._held += text
         delta = Delta()
-        while (piece := self._next()) is not None:
+        while not self.stopped and (piece := self._next()) is not None:
             delta = Delta(delta.content + piece.content, delta.reasoning + piece.reasoning)
         return delta
 
