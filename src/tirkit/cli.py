@@ -25,6 +25,8 @@ Config = Annotated[Path, typer.Argument(help="TOML config; see configs/", show_d
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value settings", show_default=False)]
 Arm = Annotated[str, typer.Option(help="one of the config's arms: a baseline or an ablation")]
 Run = Annotated[Path, typer.Argument(help="a run folder", show_default=False)]
+Stage = Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")]
+Scripted = Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")]
 
 
 @app.command()
@@ -79,7 +81,7 @@ def plan(config: Config, overrides: Overrides = None, arm: Arm = "") -> None:
 def evaluate(
     run_folder: Annotated[Path | None, typer.Argument(help="a run folder, or give --model", show_default=False)] = None,
     questions: Annotated[Path | None, typer.Option(help="question file; default: the run's test questions")] = None,
-    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+    stage: Stage = "",
     prompt: Annotated[str, typer.Option(help="none, documents or retrieve; the run's own if empty")] = "",
     limit: Annotated[int, typer.Option(min=0, help="first so many questions; so many cases a category; 0 = all")] = 0,
     benchmark: Annotated[str, typer.Option(help="public benchmarks instead of questions, comma-separated")] = "",
@@ -204,8 +206,8 @@ def score(
 @app.command()
 def serve(
     source: Annotated[str, typer.Argument(help="a run, an export, a model folder or 'embedded'", show_default=False)],
-    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
-    scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
+    stage: Stage = "",
+    scripted: Scripted = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, typer.Option()] = 8000,
     key_env: Annotated[str, typer.Option(help="environment variable with the key that clients must send")] = "",
@@ -232,8 +234,8 @@ def serve(
 @app.command()
 def chat(
     source: Annotated[Path, typer.Argument(help="a run or an export", show_default=False)],
-    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
-    scripted: Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")] = None,
+    stage: Stage = "",
+    scripted: Scripted = None,
     catalogue: Annotated[str, typer.Option(help="an export's tools and how they are run, if not at the run's")] = "",
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 = the likeliest token, as measured")] = 0.0,
     yes: Annotated[bool, typer.Option("--yes", help="make calls that may change something without asking")] = False,
@@ -251,7 +253,7 @@ def chat(
 def export(
     run_folder: Run,
     out_folder: Annotated[Path, typer.Option("--out", help="the folder to make", show_default=False)],
-    stage: Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")] = "",
+    stage: Stage = "",
     gguf: Annotated[Path | None, typer.Option(help="a checkout of llama.cpp: makes a GGUF file with it too")] = None,
     gguf_type: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0")] = "f16",
 ) -> None:

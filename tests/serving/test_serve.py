@@ -18,6 +18,7 @@ from tirkit.pipeline.run import run_stages
 from tirkit.pipeline.serve import Access, load_served
 from tirkit.serving.chat import Chat
 from tirkit.serving.server import chat_app
+from tirkit.tools.questions import QuestionError
 from tirkit.types import Task
 
 CONFIG = {
@@ -39,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_runs_script_makes_its_gold_calls(run: Path, serve: Callable[[Any], AbstractContextManager[str]]) -> None:
     lines = (run / "records" / "tasks_test.jsonl").read_text().splitlines()
     tasks = [Task.model_validate_json(line) for line in lines]
-    chat = Chat(load_served(str(run), scripted=run / "records" / "tasks_test.jsonl"))
+    chat = Chat(load_served(str(run), "prepare", run / "records" / "tasks_test.jsonl"))
     with serve(chat_app(chat)) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
         task = next(task for task in tasks if task.gold_calls)
@@ -105,8 +106,14 @@ def _free_port() -> int:
 def test_mistakes_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no model of stage 'rl'; it has: prepare"):
         load_served(str(run), "rl")
-    with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read"):
-        load_served(str(run), scripted=tmp_path / "nowhere.jsonl")
+    with pytest.raises(ConfigError, match="has no model of stage 'rl'; it has: prepare"):
+        load_served(str(run))  # a run that was stopped half-way is not served as if it were done
+    with pytest.raises(QuestionError, match=r"nowhere\.jsonl cannot be read"):
+        load_served(str(run), "prepare", tmp_path / "nowhere.jsonl")
     (tmp_path / "tasks.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match=r"1 bad tasks: .*tasks\.jsonl:1: "):
-        load_served(str(run), scripted=tmp_path / "tasks.jsonl")
+    with pytest.raises(QuestionError, match=r"no usable question in .*tasks\.jsonl:1: "):
+        load_served(str(run), "prepare", tmp_path / "tasks.jsonl")
+    good = (run / "records" / "tasks_test.jsonl").read_text().splitlines()[0]
+    (tmp_path / "tasks.jsonl").write_text(f"{good}\n{{}}\n")
+    with pytest.raises(ConfigError, match=r"1 bad tasks: .*tasks\.jsonl:2: "):
+        load_served(str(run), "prepare", tmp_path / "tasks.jsonl")

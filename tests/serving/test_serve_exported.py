@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_an_export_is_served_as_its_run_is(run: Path) -> None:
-    ours, theirs = load_served(str(run / "run")), load_served(str(run / "out"))
+    ours, theirs = load_served(str(run / "run"), "prepare"), load_served(str(run / "out"))
     assert (theirs.name, theirs.max_tokens) == ("small", 20)
     assert theirs.dialect.modes
     assert theirs.dialect.selects == ours.dialect.selects

@@ -13,11 +13,10 @@ from tirkit.pipeline.context import rollout_settings
 from tirkit.pipeline.conversation import Partner, talk
 from tirkit.pipeline.exported import open_exported
 from tirkit.pipeline.run import model_stage, open_run
-from tirkit.pipeline.sources import PYTHON_SEARCH, load_toolbox, load_tools
+from tirkit.pipeline.sources import PYTHON_SEARCH, load_toolbox, load_tools, scripted_tasks
 from tirkit.rollout.loop import last_user
 from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.serving.export import RUN_FILE, TOOL_FILE
-from tirkit.tools.questions import load_tasks
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.types import Message, Task, ToolSchema
 
@@ -105,11 +104,8 @@ def _toolbox(config: RunConfig, tools: Mapping[str, ToolSchema], allow: Sequence
 
 
 def _played(partner: Partner, scripted: Path) -> Partner:
-    """A script in the model's place. Raises ConfigError where its tasks are bad."""
-    loaded = load_tasks(scripted, partner.tools)
-    if loaded.issues:
-        raise ConfigError(f"--scripted holds {len(loaded.issues)} bad tasks: {loaded.issues[0]}")
-    by_question = {last_user(task.prompt): task for task in loaded.tasks}
+    """A script in the model's place. Raises a UserError where its tasks are bad."""
+    by_question = {last_user(task.prompt): task for task in scripted_tasks(scripted, partner.tools)}
 
     def task(prompt: Sequence[Message]) -> Task:
         return by_question.get(last_user(prompt), Task(id="chat", prompt=tuple(prompt)))

@@ -11,10 +11,10 @@ from starlette.routing import Route
 from tirkit.config import ConfigError
 from tirkit.embedded.model import load_base
 from tirkit.pipeline.autotraj import load_scorer
-from tirkit.pipeline.context import MODEL_STAGES, Loaded
+from tirkit.pipeline.context import Loaded
 from tirkit.pipeline.exported import open_exported
-from tirkit.pipeline.run import open_run
-from tirkit.pipeline.sources import load_folder
+from tirkit.pipeline.run import model_stage, open_run
+from tirkit.pipeline.sources import load_folder, scripted_tasks
 from tirkit.rollout.policy import ScriptedPolicy, oracle
 from tirkit.rollout.transformers_policy import TransformersPolicy
 from tirkit.serving.chat import MOST_TOKENS, Chat, Served
@@ -25,8 +25,6 @@ from tirkit.serving.score import score_route
 from tirkit.serving.server import chat_app, serve
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
-from tirkit.tools.lines import convert_records, parse_as, read_records
-from tirkit.types import Task
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def load_served(source: str, stage: str = "", scripted: Path | None = None) -> S
         served = _exported(Path(source)) if (Path(source) / TOOL_FILE).exists() else _model(source)
     if scripted is None:
         return served
-    tasks = _tasks(scripted)
+    tasks = scripted_tasks(scripted)
     policy = ScriptedPolicy(oracle(served.dialect), served.renderer)
     return Served("scripted", policy, served.renderer, served.dialect, served.tools, task_by_question(tasks))
 
@@ -124,11 +122,7 @@ def score_routes(source: str, limits: Limits | None = None) -> list[Route]:
 
 def _run(root: Path, stage: str) -> Served:
     ctx = open_run(root)
-    done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
-    stage = stage or (done[-1] if done else "")
-    if stage not in done:
-        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
-    loaded = ctx.load(stage)
+    loaded = ctx.load(model_stage(ctx, stage))
     return Served(
         ctx.config.name,
         ctx.policy(loaded, Served.temperature),
@@ -167,16 +161,3 @@ def _model(source: str) -> Served:
 
 def _max_context(loaded: Loaded) -> int:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
-
-
-def _tasks(path: Path) -> list[Task]:
-    try:
-        values, issues = read_records(path, "jsonl")
-    except OSError as error:
-        raise ConfigError(
-            f"--scripted {path} cannot be read ({error.strerror}); give tasks, one JSON a line"
-        ) from error
-    tasks = [task for _, task in convert_records(path, values, parse_as(Task), issues)]
-    if issues:
-        raise ConfigError(f"--scripted holds {len(issues)} bad tasks: {issues[0]}")
-    return tasks

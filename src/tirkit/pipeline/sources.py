@@ -1,6 +1,6 @@
 """Where a run's tools, questions and starting model come from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,17 @@ def stored_sources(config: RunConfig, tools: tuple[ToolSchema, ...], tasks: Task
         return Sources(tools, tasks, seen_tools(tasks["train"]))
     held_out = World(config.catalogue.num_tools).held_out
     return Sources(tools, tasks, frozenset(tool.name for tool in tools) - held_out)
+
+
+def scripted_tasks(path: Path, known: Container[str] | None = None) -> Sequence[Task]:
+    """Tasks whose gold is played in a model's place (`--scripted`); `known`: see `load_tasks`.
+
+    Raises a UserError where they cannot be read or one of them is bad.
+    """
+    loaded = load_tasks(path, known)
+    if loaded.issues:
+        raise ConfigError(f"--scripted holds {len(loaded.issues)} bad tasks: {loaded.issues[0]}")
+    return loaded.tasks
 
 
 def load_model(
