@@ -307,11 +307,13 @@ def test_a_state_that_cannot_be_closed_holds_up_nothing(failing: str, caplog: py
     closed: list[str] = []
     functions = {name: StatefulTool(Source(name, closed, name == failing), name) for name in "ab"}
     with PythonToolbox(functions, [ToolSchema(name="a"), ToolSchema(name="b")], max_states=1) as toolbox:
-        for _ in range(2):  # the second finds the place free
-            attempt = toolbox.attempt()
-            assert [attempt.run(ToolCall(name=name)).content for name in "ab"] == ["made", "made"]
-            attempt.close()
-    assert sorted(closed) == ["a", "a", "b", "b"]
+        attempt = toolbox.attempt()
+        assert [attempt.run(ToolCall(name=name)).content for name in "ab"] == ["made", "made"]
+        assert not toolbox._turns.acquire(blocking=False)  # the one place is taken
+        attempt.close()
+        assert toolbox._turns.acquire(blocking=False)
+        toolbox._turns.release()
+    assert sorted(closed) == ["a", "b"]
     assert f"{failing} does not end" in caplog.text
 
 
