@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tirkit.tools import sandbox as sandbox_module
 from tirkit.tools.python import PYTHON_SCHEMA, PythonTool
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.tools.sandbox import Sandbox, SandboxError, SandboxIsolation, SandboxLimits, _Turns
@@ -246,6 +248,17 @@ def test_it_is_nobody_in_there(safe: PythonToolbox) -> None:
 def test_installed_packages_can_be_used(safe: PythonToolbox) -> None:
     box = toolbox("bubblewrap", SandboxLimits(wall_s=60, cpu_s=30))
     assert run(box, "import numpy\nnumpy.arange(4).sum().item()").content == "6"
+
+
+@needs_bubblewrap
+def test_packages_in_the_real_tmp_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "found_in_tmp.py").write_text("VALUE = 7\n")
+        monkeypatch.setattr(sandbox_module, "_packages", lambda: folder)
+        box = toolbox("bubblewrap", SandboxLimits(wall_s=60, cpu_s=30, disk_mb=6))  # command lines are kept by size
+        assert run(box, "import found_in_tmp\nfound_in_tmp.VALUE").content == "7"
+        assert run(box, "open('/tmp/mine', 'w').write('x')").content == "1"  # the sandbox's own is there beside it
 
 
 def test_calls_run_at_once_on_as_many_slots_as_there_are(box: PythonToolbox) -> None:

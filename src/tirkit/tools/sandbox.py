@@ -338,12 +338,13 @@ def _bubblewrap(bwrap: str, disk_mb: int) -> list[str]:
             command += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             command += ["--ro-bind", path, path]
+    size = ["--size", str(disk_mb << 20)] if "--size" in _help(bwrap) else []  # older versions cannot
+    # Before the packages, which may lie in the real /tmp.
+    command += [*size, "--perms", "1777", "--tmpfs", "/tmp"]
     for path in dict.fromkeys((sys.base_prefix, sysconfig.get_path("platlib"), _packages())):
         if not path.startswith("/usr/"):
             for parent in reversed(Path(path).parents[:-1]):  # open to all, unlike a home that bwrap would imitate
                 command += ["--perms", "0755", "--dir", str(parent)]
             command += ["--ro-bind", path, path]
-    size = ["--size", str(disk_mb << 20)] if "--size" in _help(bwrap) else []  # older versions cannot
     command += ["--dev", "/dev", *size, "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    command += [*size, "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
-    return [*command, "--"]
+    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--"]
