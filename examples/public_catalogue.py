@@ -32,7 +32,7 @@ from tirkit.methods.autotraj.pairs import contaminated
 from tirkit.pipeline.benchmarks import BenchmarkOptions, benchmark_run
 from tirkit.pipeline.questions import QuestionOptions, write_questions
 from tirkit.pipeline.run import run_stages
-from tirkit.rollout.loop import last_user
+from tirkit.rollout.loop import searched_by
 from tirkit.store import RunFolder, write_atomic
 from tirkit.tools.catalogue import load_catalogue, unique_names
 from tirkit.tools.questions import load_tasks
@@ -145,7 +145,7 @@ def found_by_bm25(tools: Sequence[ToolSchema], outcome: Outcome, cases: Iterable
         if case.task.id in asked and case.task.gold_calls:
             task = pool.task(case)
             wanted = {call.name for call in task.gold_calls or ()}
-            shown = retriever.top(task.query or last_user(task.prompt), outcome.setting.k)
+            shown = retriever.top(searched_by(task), outcome.setting.k)
             shares.append(len(wanted.intersection(shown)) / len(wanted))
     return estimate(shares)
 

@@ -1,11 +1,16 @@
 """What a person sees who types something wrong: the place, the reason, the remedy, an exit code, no traceback."""
 
+import dataclasses
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tirkit.cli import serve
+from tirkit.serving.limits import Limits
 
 GOOD = '{"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}\n'
 
@@ -29,6 +34,11 @@ def test_help_names_every_command() -> None:
     assert code == 0
     for command in ("run", "compare", "plan", "eval", "report", "inspect", "score", "serve", "chat", "tools"):
         assert command in said
+
+
+def test_serve_has_the_limits_that_a_server_has_without_it() -> None:
+    given = {name: option.default for name, option in inspect.signature(serve).parameters.items()}
+    assert dataclasses.asdict(Limits()).items() <= given.items()
 
 
 def test_tools_check_names_bad_lines_and_counts_the_rest(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_candidates_are_gold_then_half_retrieved_then_random() -> None:
     # 9 places left: 5 retrieved, of which the 4 about subject3 come first
     assert {"t3", "t13", "t23", "t33"} <= set(chosen)
     assert chosen == candidates(task, retriever, tools, 10, seed=0) != candidates(task, retriever, tools, 10, seed=1)
+    other = task.model_copy(update={"query": "subject4 please"})  # searched by its query where it has one
+    assert {"t4", "t14", "t24", "t34"} <= set(candidates(other, retriever, tools, 10, seed=0))
     assert len(candidates(task, ToolRetriever(list(tools.values())[:6]), dict(list(tools.items())[:6]), 10, 0)) == 6
 
 

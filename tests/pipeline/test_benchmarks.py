@@ -150,6 +150,17 @@ def test_what_is_shared_with_training_is_said(run: Path, tmp_path: Path) -> None
     assert "neither a file of questions nor a benchmark" in error("contaminate", "nope", "metatool", "--data", DATA)
 
 
+def test_cases_that_a_run_was_trained_on_can_be_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "policy", play)
+    command = ("eval", run, "--benchmark", "metatool", "--data", DATA)
+    assert "| metatool | 2 |" in said(*command, "--out", tmp_path / "all")
+    held_out = said(*command, "--held-out", "--out", tmp_path / "held_out")
+    assert "| metatool | 1 |" in held_out
+    assert "1 cases left out: training questions equal or resemble them" in held_out
+
+
 def test_data_that_is_not_there_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"no data of metatool at .*; get https://"):
         raise tirkit("eval", run, "--benchmark", "metatool", "--data", tmp_path).exception or AssertionError

@@ -15,8 +15,10 @@ from tirkit.rollout.group import rollout_groups
 from tirkit.rollout.loop import RolloutSettings
 from tirkit.rollout.policy import ScriptedPolicy
 from tirkit.text.dialects import Dialect
+from tirkit.tools.cache import CachingToolbox
 from tirkit.tools.functions import load_functions
 from tirkit.tools.process import ToolboxError
+from tirkit.tools.replay import RecordingToolbox
 from tirkit.tools.runtime import PythonToolbox
 from tirkit.tools.state import State, StatefulTool
 from tirkit.tools.worker import Answer
@@ -354,3 +356,23 @@ def test_a_refused_call_takes_no_place(shop: Path) -> None:
         assert first.run(ToolCall(name="buy")).error is ToolErrorKind.INVALID_ARGUMENTS  # at once, though all are taken
         first.close()
         second.close()
+
+
+def test_a_cache_leaves_attempts_their_state_and_a_recording_refuses_it() -> None:
+    functions = {"a": StatefulTool(Source("a", [], False), "a"), "pure": lambda: "7"}
+    with PythonToolbox(functions, [ToolSchema(name="a"), ToolSchema(name="pure")], isolation="inline") as toolbox:
+        cached = CachingToolbox(toolbox, {"pure"})
+        assert set(cached.stateful) == {"a"}
+        attempt = cached.attempt()
+        assert attempt.run(ToolCall(name="a")).content == "made"
+        attempt.close()
+        assert [cached.run(ToolCall(name="pure")).content for _ in range(2)] == ["7", "7"]
+        assert cached.hits == 1
+        with pytest.raises(ToolboxError, match="a: a tool with state is not pure"):
+            CachingToolbox(toolbox, {"a", "pure"})
+        with pytest.raises(ToolboxError, match="can't be recorded: a"):
+            RecordingToolbox(toolbox)
+    plain = CachingToolbox(SimpleNamespace(run=lambda call: ToolResult(name=call.name, content="x")), {"pure"})
+    assert plain.stateful == ()
+    with pytest.raises(ToolboxError, match="none of these tools has state"):
+        plain.attempt()

@@ -106,7 +106,7 @@ def _free_port() -> int:
 def test_mistakes_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no model of stage 'rl'; it has: prepare"):
         load_served(str(run), "rl")
-    with pytest.raises(ConfigError, match="has no model of stage 'rl'; it has: prepare"):
+    with pytest.raises(ConfigError, match=r"is not finished: stage rl is not complete.* with --stage: prepare"):
         load_served(str(run))  # a run that was stopped half-way is not served as if it were done
     with pytest.raises(QuestionError, match=r"nowhere\.jsonl cannot be read"):
         load_served(str(run), "prepare", tmp_path / "nowhere.jsonl")

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import tirkit
-from tirkit.config import ConfigError
 from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.tables import HEADLINE, duration
-from tirkit.pipeline.context import MODEL_STAGES, Context
-from tirkit.pipeline.run import STAGES, open_run
+from tirkit.pipeline.context import Context
+from tirkit.pipeline.run import STAGES, model_stage, open_run
 from tirkit.pipeline.sources import load_tokenizer
 from tirkit.serving.export import RUN_FILE, Exportable, export_folder, tool_file, unbreakable
 from tirkit.serving.gguf_file import Converter
@@ -24,7 +23,7 @@ def export_run(root: Path, out: Path, stage: str = "", llama_cpp: Path | None = 
     """
     converter = Converter.find(llama_cpp, gguf_type) if llama_cpp is not None else None
     ctx = open_run(root)
-    stage = _finished(ctx, root, stage)
+    stage = model_stage(ctx, stage)
     tokenizer = load_tokenizer(ctx.folder.model(stage))
     exportable = Exportable(
         ctx.folder.model(stage),
@@ -41,19 +40,6 @@ def export_run(root: Path, out: Path, stage: str = "", llama_cpp: Path | None = 
         RUN_FILE: ctx.folder.manifest.model_dump_json(indent=1),
     }
     export_folder(exportable, out, files, converter)
-
-
-def _finished(ctx: Context, root: Path, stage: str) -> str:
-    """The stage whose model is meant. ConfigError where it is not complete."""
-    last, done = ctx.stage_before("evaluate"), [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
-    if (stage or last) in done:
-        return stage or last
-    if stage:
-        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
-    raise ConfigError(
-        f"{root} is not finished: stage {last} is not complete. Go on with `tirkit run`, or name one of its models "
-        f"with --stage: {', '.join(done) or 'it has none yet'}"
-    )
 
 
 def make_card(ctx: Context, exportable: Exportable, stage: str, folder: str, gguf: str = "") -> Card:

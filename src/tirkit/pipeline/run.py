@@ -263,12 +263,17 @@ def open_run(root: Path) -> Context:
 
 
 def model_stage(ctx: Context, stage: str) -> str:
-    """The stage whose model is meant: `stage`, or the last one if empty. Raises `ConfigError` where it left none."""
-    stage = stage or ctx.stage_before("evaluate")
-    if stage not in MODEL_STAGES or ctx.folder.mark(stage) is None:
-        done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
-        raise ConfigError(f"{ctx.folder.root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
-    return stage
+    """The stage whose model is meant: `stage`, or the run's last one if empty. ConfigError where it is not complete."""
+    meant, root = stage or ctx.stage_before("evaluate"), ctx.folder.root
+    done = [name for name in MODEL_STAGES if ctx.folder.mark(name) is not None]
+    if meant in done:
+        return meant
+    if stage:
+        raise ConfigError(f"{root} has no model of stage {stage!r}; it has: {', '.join(done) or 'none'}")
+    raise ConfigError(
+        f"{root} is not finished: stage {meant} is not complete. Go on with `tirkit run`, or name one of its models "
+        f"with --stage: {', '.join(done) or 'it has none yet'}"
+    )
 
 
 def evaluate_run(root: Path, questions: Path | None, stage: str, prompt: str, limit: int) -> RenderableType:

@@ -298,8 +298,13 @@ class Prompts:
             return toolset
         if task.tools not in self._retrievers:
             self._retrievers[task.tools] = ToolRetriever(toolset)
-        names = self._retrievers[task.tools].top(task.query or last_user(task.prompt), self.settings.k)
+        names = self._retrievers[task.tools].top(searched_by(task), self.settings.k)
         return tuple(self.tools[name] for name in names)
+
+
+def searched_by(task: Task) -> str:
+    """What documents are searched by for `task`: its `query`, else the last user message."""
+    return task.query or last_user(task.prompt)
 
 
 def last_user(messages: Iterable[Message]) -> str:

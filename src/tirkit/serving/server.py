@@ -146,7 +146,7 @@ async def health(_: Request) -> JSONResponse:
 
 
 def application(routes: Sequence[Route], key: str = "", hosts: Sequence[str] = ()) -> Starlette:
-    """An application whose errors are all OpenAI's error objects; see `chat_app`."""
+    """An application whose errors are OpenAI's error objects; a wrong Host gets a plain 400. See `chat_app`."""
     known = [Middleware(RequireKey, key)] if key else []
     # A page can give its own name this machine's address (DNS rebinding), and post anything but JSON without being let.
     local = (

@@ -9,6 +9,7 @@ from tirkit.store import append_lines
 from tirkit.text.schema import canonical
 from tirkit.tools.lines import convert_records, parse_as, read_records
 from tirkit.tools.runtime import Toolbox, ToolboxError
+from tirkit.tools.state import StatefulToolbox
 from tirkit.types import Record, ToolCall, ToolErrorKind, ToolResult
 
 
@@ -20,9 +21,14 @@ class CallRecord(Record):
 
 
 class RecordingToolbox:
-    """Passes calls on to another toolbox and keeps them with their results, in `records` and, given a path, there."""
+    """Passes calls on to another toolbox and keeps them with their results, in `records` and, given a path, there.
+
+    ToolboxError for tools with state: a record doesn't say which attempt a call belongs to.
+    """
 
     def __init__(self, toolbox: Toolbox, path: Path | None = None) -> None:
+        if isinstance(toolbox, StatefulToolbox) and (names := sorted(toolbox.stateful)):
+            raise ToolboxError(f"calls of tools with state can't be recorded: {', '.join(names)}; leave them out")
         self.toolbox = toolbox
         self.path = path
         self.records: list[CallRecord] = []

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from tirkit.rollout.group import rollout_groups
-from tirkit.rollout.loop import RolloutSettings, last_user, stable_seed
+from tirkit.rollout.loop import RolloutSettings, searched_by, stable_seed
 from tirkit.rollout.policy import Policy
 from tirkit.scoring.match import Verdict, verdict
 from tirkit.text.control import CONTROL_STRINGS
@@ -119,7 +119,7 @@ def candidates(
     """gold ∪ retrieved ∪ random: all gold tools, then half of the rest retrieved, the others random; shuffled."""
     rng = random.Random(stable_seed(seed, "candidates", task.id))
     gold = list(dict.fromkeys(call.name for call in task.gold_calls or ()))
-    similar = [name for name in retriever.top(last_user(task.prompt), size) if name not in gold]
+    similar = [name for name in retriever.top(searched_by(task), size) if name not in gold]
     chosen = gold + similar[: max(0, size - len(gold) + 1) // 2]
     others = [name for name in tools if name not in chosen]
     chosen += rng.sample(others, min(len(others), max(0, size - len(chosen))))
