@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tirkit.cli import serve
+from tirkit.cli.shared import listed, numbers
 from tirkit.serving.limits import Limits
+from tirkit.types import UserError
 
 GOOD = '{"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}\n'
 
@@ -39,6 +41,13 @@ def test_help_names_every_command() -> None:
 def test_serve_has_the_limits_that_a_server_has_without_it() -> None:
     given = {name: option.default for name, option in inspect.signature(serve).parameters.items()}
     assert dataclasses.asdict(Limits()).items() <= given.items()
+
+
+def test_lists_may_have_spaces_and_seeds_are_integers() -> None:
+    assert listed("a, b,,c ,") == ["a", "b", "c"]
+    assert numbers("0, 1,", "--seeds") == [0, 1]
+    with pytest.raises(UserError, match="--seeds 0,a: give integers, separated by commas"):
+        numbers("0,a", "--seeds")
 
 
 def test_tools_check_names_bad_lines_and_counts_the_rest(tmp_path: Path) -> None:

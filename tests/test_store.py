@@ -45,7 +45,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, RunConfig()).close()
 
 
-@pytest.mark.parametrize("cut", [1, 3, 4, 5, 20])
+@pytest.mark.parametrize("cut", [2, 3, 4, 5, 20])
 def test_a_torn_last_line_is_cut_and_nothing_else_is_lost(tmp_path: Path, cut: int) -> None:
     folder = RunFolder.open(tmp_path, RunConfig())
     messages = [Message(role="user", content="é" * n) for n in (1, 70000, 3)]
@@ -55,6 +55,24 @@ def test_a_torn_last_line_is_cut_and_nothing_else_is_lost(tmp_path: Path, cut: i
     assert list(folder.read_records("m", Message)) == messages[:2]
     folder.append_records("m", messages[2:])
     assert list(folder.read_records("m", Message)) == messages
+
+
+@pytest.mark.parametrize("text", ['{"id": "a"}', '{"id": "a"}\n{"id": "é' + "x" * 70000 + '"}'])
+def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(text, encoding="utf-8")  # as an editor may leave it
+    assert "".join(whole_lines(path)) == text
+    append_lines(path, ['{"id": "b"}'])
+    assert path.read_text(encoding="utf-8") == text + '\n{"id": "b"}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"id": "b', "12", '{"id": {}', "[1]", "{" * 99999])
+def test_a_last_line_that_is_no_object_is_torn(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a"}\n' + torn)
+    assert list(whole_lines(path)) == ['{"id": "a"}\n']
+    append_lines(path, ['{"id": "c"}'])
+    assert path.read_text() == '{"id": "a"}\n{"id": "c"}\n'
 
 
 def test_a_damaged_record_is_named_by_line(tmp_path: Path) -> None:

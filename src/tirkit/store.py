@@ -15,6 +15,7 @@ An append-only file may end in a torn line after a kill; it is cut off when the 
 import errno
 import fcntl
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -227,7 +228,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("ab+") as file:
-            _cut_torn_line(file)
+            _end_last_line(file)
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -236,31 +237,36 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def whole_lines(path: Path) -> Iterator[str]:
-    """The complete lines of a file; none if it does not exist."""
+    """The complete lines of a file of JSON objects; none if it does not exist."""
     if not path.exists():
         return
     with path.open("rb") as file:  # a torn line may end inside a character, so lines are decoded one by one
         for line in file:
-            if line.endswith(b"\n"):
+            if line.endswith(b"\n") or _is_object(line):
                 yield line.decode()
 
 
-def _cut_torn_line(file: IO[bytes]) -> None:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    block = 1 << 16
-    end = size
-    while end > 0:
+def _is_object(line: bytes) -> bool:
+    # A part of an object is never an object: such a last line is whole, written by an editor that adds no newline.
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _end_last_line(file: IO[bytes]) -> None:
+    """End a last line that lacks only its newline; cut one off that is torn."""
+    block, end = 1 << 16, file.seek(0, os.SEEK_END)
+    tail = b""
+    while end > 0 and b"\n" not in tail:
         start = max(0, end - block)
         file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            file.truncate(start + newline + 1)
-            break
-        end = start
-    else:
-        file.truncate(0)
+        tail, end = file.read(end - start) + tail, start
+    last = tail[tail.rfind(b"\n") + 1 :]
+    if last and _is_object(last):
+        file.write(b"\n")  # the file is open for appending
+    elif last:
+        file.truncate(file.seek(0, os.SEEK_END) - len(last))
     file.seek(0, os.SEEK_END)
 
 

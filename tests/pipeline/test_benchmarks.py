@@ -127,6 +127,16 @@ def test_mistakes_are_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "knows no tool but those it is shown" in error(*asked, "--documents", "none")
 
 
+def test_options_that_would_change_nothing_are_refused(run: Path) -> None:
+    benchmark = ("--benchmark", "metatool", "--data", DATA)
+    assert "--documents is for benchmarks" in error("eval", run, "--documents", "retrieve")
+    assert "--out is for benchmarks" in error("eval", run, "--out", "x")
+    assert "--held-out is for benchmarks" in error("eval", run, "--held-out")
+    assert "--prompt is for a run's questions" in error("eval", run, "--prompt", "none", *benchmark)
+    assert "--base-url is for an endpoint" in error("eval", run, "--base-url", "http://x", *benchmark)
+    assert "--stage is for a run's questions" in error("eval", "--model", "gpt", "--stage", "rl", *benchmark)
+
+
 def test_what_is_shared_with_training_is_said(run: Path, tmp_path: Path) -> None:
     done = tirkit("contaminate", run.parent / "questions.jsonl", "metatool", "--data", DATA)
     assert done.exit_code == 1

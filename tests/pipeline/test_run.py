@@ -191,6 +191,15 @@ def test_inspect_shows_trajectories_and_names_what_is_missing(whole: tuple[Path,
         inspect_run(whole[1], "test", 3, "no-such-task")
 
 
+def test_inspect_shows_the_answers_of_the_model_that_was_asked(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(whole[1], tmp_path / "run")
+    records = tmp_path / "run" / "records"
+    lines = (records / "test_results.jsonl").read_text().splitlines(keepends=True)
+    (records / "test_results.jsonl").write_text("".join(line for line in lines if '"stage":"rl"' not in line))
+    (records / "test_rl.jsonl").unlink()  # as where RL could not start: nobody asked its model
+    assert len(inspect_run(tmp_path / "run", "test", 3, "")) == 3
+
+
 def test_the_manifest_holds_the_resolved_config(whole: tuple[Path, Path]) -> None:
     manifest = json.loads((whole[1] / "manifest.json").read_text())
     assert RunConfig.model_validate_json(json.dumps(manifest["config"])).catalogue.num_tools == 16

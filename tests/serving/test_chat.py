@@ -1,5 +1,7 @@
 """The endpoint over real HTTP, with the openai client and with EndpointPolicy, over scripts and over a model."""
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from tirkit.rollout.endpoint import EndpointPolicy, EndpointSettings
 from tirkit.rollout.loop import RolloutSettings, rollout
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutRequest, ScriptedPolicy, Session, oracle
 from tirkit.rollout.transformers_policy import TransformersPolicy
+from tirkit.serving.api import ApiError, ChatRequest
 from tirkit.serving.chat import Chat, Served
 from tirkit.serving.conversation import task_by_question
 from tirkit.serving.server import chat_app
@@ -268,6 +271,48 @@ def test_calls_must_be_answered(script: tuple[Keeping, str]) -> None:
         call["function"] = {"name": "add", "arguments": arguments}
         with pytest.raises(openai.BadRequestError, match="not a JSON object"):
             complete(script[1], model="m", messages=[*said, {"role": "tool", "tool_call_id": "c1", "content": "5"}])
+
+
+def test_calls_with_one_id_get_their_results_in_order(script: tuple[Keeping, str]) -> None:
+    policy, url = script
+    call = {"id": "same", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    results = [{"role": "tool", "tool_call_id": "same", "content": content} for content in ("first", "second")]
+    said: list[Any] = [{"role": "user", "content": QUESTION}, {"role": "assistant", "tool_calls": [call, call]}]
+    complete(url, model="m", messages=[*said, *results])
+    assert "first\nsecond" in [message.content for request in policy.requests for message in request.messages]
+
+
+def test_null_is_as_good_as_left_out(url: str) -> None:
+    tool = {"type": "function", "function": {"name": "add", "description": None, "parameters": None}}
+    left_out = {"type": "function", "function": {"name": "add"}}
+    texts = [complete(url, tools=tools, functions=given, seed=0).choices[0].message.content
+             for tools, given in (([tool], []), ([left_out], None))]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+async def _race(chat: Chat, request: ChatRequest) -> int:
+    """How often another request was refused while one was answered; whoever was accepted is answered."""
+    first = asyncio.create_task(chat.complete(chat.prepare(request)))
+    refused = 0
+    while not first.done():
+        await asyncio.sleep(0)
+        if not first.done():
+            with contextlib.suppress(ApiError):
+                await chat.complete(chat.prepare(request))
+                continue
+            refused += 1
+    await first
+    return refused
+
+
+def test_what_was_accepted_is_written_to_its_end(tiny: SimpleNamespace) -> None:
+    dialect = Dialect(tiny.index)
+    chat = served(tiny, scripted(tiny, dialect), dialect, max_waiting=1)
+    request = ChatRequest(model="m", messages=[{"role": "user", "content": QUESTION}])  # type: ignore[list-item]
+    for _ in range(20):  # two turns each: between them nobody takes the place
+        assert asyncio.run(_race(chat, request)) > 0
+    assert chat.num_answers == 0
+    chat.close()
 
 
 def test_a_script_knows_its_tasks_only(script: tuple[Keeping, str]) -> None:

@@ -67,16 +67,16 @@ def post(url: str, body: bytes, length: int | None = None) -> socket.socket:
 def test_who_leaves_is_written_for_no_longer(endless: SimpleNamespace, serve: Serve, stream: bool) -> None:
     with serve(chat_app(endless.chat)) as url:
         connections = [post(url, json.dumps(ASKED | {"stream": stream, "n": 2}).encode()) for _ in range(2)]
-        wait_until(lambda: endless.chat.batcher.num_waiting == 4 and endless.policy.num_typed > 3)
+        wait_until(lambda: endless.chat.num_answers == 4 and endless.policy.num_typed > 3)
         with pytest.raises(openai.RateLimitError) as caught:
             client(url).chat.completions.create(**ASKED)
         assert caught.value.response.headers["retry-after"] == "1"
         connections.pop().close()
-        wait_until(lambda: endless.chat.batcher.num_waiting == 2)
+        wait_until(lambda: endless.chat.num_answers == 2)
         with pytest.raises(openai.RateLimitError):  # a status, though two of the three would find room
             client(url).chat.completions.create(**ASKED, n=3, stream=stream)
         connections.pop().close()
-        wait_until(lambda: endless.chat.batcher.num_waiting == 0)
+        wait_until(lambda: endless.chat.num_answers == 0)
         assert endless.policy.num_typed < 6000
 
 
@@ -92,7 +92,7 @@ def test_a_request_has_a_time(endless: SimpleNamespace, serve: Serve) -> None:
                 for chunk in client(url).chat.completions.create(**ASKED, stream=True)
             )
         assert ("word " * 6000).startswith("".join(text))  # what was written until then has come
-        wait_until(lambda: endless.chat.batcher.num_waiting == 0)
+        wait_until(lambda: endless.chat.num_answers == 0)
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_functions_become_documents(file: Path) -> None:
     found = load_functions(file)
     assert [tool.name for tool in found.tools] == ["get_weather", "area", "delete"]
     weather = found.tools[0]
-    assert (weather.description, weather.source) == ("Tells the weather.", "python:json.py")
+    assert (weather.description, weather.source) == ("Tells the weather.", f"python:{file}")
     assert weather.parameters == {
         "type": "object",
         "properties": {
@@ -234,16 +234,21 @@ removed  delete
 
 
 def test_other_sources_stay_and_names_do_not_clash(file: Path, tmp_path: Path) -> None:
-    path, tools = tmp_path / "catalogue.jsonl", load_functions(file).tools
+    path, tools, source = tmp_path / "catalogue.jsonl", load_functions(file).tools, f"python:{file}"
     path.write_text('{"name": "mine", "description": "By hand."}\n')
-    assert len(update_catalogue(path, tools, "python:json.py").added) == 3
+    assert len(update_catalogue(path, tools, source).added) == 3
     assert len(path.read_text().splitlines()) == 1  # shown only
-    update_catalogue(path, tools, "python:json.py", write=True)
-    update_catalogue(path, tools[:1], "python:json.py", write=True)
+    update_catalogue(path, tools, source, write=True)
+    update_catalogue(path, tools[:1], source, write=True)
     assert [tool.name for tool in load_catalogue(path).tools] == ["mine", "get_weather"]
+    (tmp_path / "other").mkdir()
+    namesake = tmp_path / "other" / file.name
+    namesake.write_text('def more() -> int:\n    """Gives more."""\n    return 1\n')
+    update_catalogue(path, load_functions(namesake).tools, f"python:{namesake}", write=True)
+    assert [tool.name for tool in load_catalogue(path).tools] == ["mine", "get_weather", "more"]
     path.write_text('{"name": "area", "description": "By hand."}\n')
     with pytest.raises(CatalogueError, match="has a tool 'area' of no known source already; rename"):
-        update_catalogue(path, tools, "python:json.py", write=True)
+        update_catalogue(path, tools, source, write=True)
     path.write_text('{"name": "mine"}\n{oops\n')
     with pytest.raises(CatalogueError, match=r"would lose tools when it is written: .*catalogue\.jsonl:2"):
-        update_catalogue(path, tools, "python:json.py", write=True)
+        update_catalogue(path, tools, source, write=True)

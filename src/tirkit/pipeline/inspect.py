@@ -7,10 +7,11 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from tirkit.config import ConfigError
+from tirkit.evaluation.run import EvaluationResult
 from tirkit.evaluation.terminal import render_trajectory
 from tirkit.methods.autotraj.repair import RepairedTask
 from tirkit.methods.autotraj.synthesise import JudgedGroup
-from tirkit.pipeline.context import MODEL_STAGES, Context
+from tirkit.pipeline.context import MODEL_STAGES, Context, attempt_records
 from tirkit.pipeline.run import open_run
 from tirkit.pipeline.sources import SPLITS
 from tirkit.scoring.quality import QualityScore
@@ -52,7 +53,9 @@ def _found(ctx: Context, records: str, stage: str) -> Iterator[Shown]:
                 made = f"repaired by {one.by}, try {one.tries}, {_said(one.score)}; {'; '.join(one.changes)}"
                 yield (one.original, f"original, {_said(one.original_score)}"), (one.repaired, made)
     else:
-        name = {"test": f"test_{stage}", "synthesise": "synthesis"}.get(records, records)
+        results = list(ctx.folder.read_records("test_results", EvaluationResult))
+        asked = results[-1].stage if results else stage  # RL that could not start leaves a model that nobody asked
+        name = {"test": attempt_records(asked), "synthesise": "synthesis"}.get(records, records)
         yield from (((trajectory, ""),) for trajectory in ctx.folder.read_records(name, Trajectory))
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from tirkit.scoring.calls import calls_right
 from tirkit.scoring.maths import expressions_equal
-from tirkit.text.answers import answer_words, normalise_answer, unbox
+from tirkit.text.answers import answer_operators, answer_words, normalise_answer, unbox
 from tirkit.text.schema import Equality
 from tirkit.types import StopReason, Task, Trajectory
 
@@ -58,10 +58,14 @@ def outcome(trajectory: Trajectory, task: Task) -> float:
 
 
 def answers_equal(gold: str, predicted: str) -> bool:
-    """Two numbers: equal up to a relative 1e-9. Otherwise: equal once normalised. `\\boxed{}` counts by what it holds.
+    """Two numbers: equal up to a relative 1e-9. Otherwise: the same words, and the same operators between operands.
+
+    `\\boxed{}` counts by what it holds.
 
     >>> answers_equal("1234", "1,234.0"), answers_equal("Oslo", "oslo."), answers_equal("3", "1 2 3 4")
     (True, True, False)
+    >>> answers_equal("x+1", "x - 1"), answers_equal("x+1", "x + 1"), answers_equal("Spider-Man", "spider man")
+    (False, True, True)
     """
     gold, predicted = unbox(gold), unbox(predicted)
     if not predicted:
@@ -69,7 +73,8 @@ def answers_equal(gold: str, predicted: str) -> bool:
     one, other = number(gold), number(predicted)
     if one is not None and other is not None:
         return abs(one - other) <= _TOLERANCE * max(abs(one), abs(other))
-    return normalise_answer(gold) == normalise_answer(predicted)
+    same_words = normalise_answer(gold) == normalise_answer(predicted)
+    return same_words and answer_operators(gold) == answer_operators(predicted)
 
 
 def maths_equal(gold: str, predicted: str) -> bool:

@@ -17,6 +17,7 @@ from tirkit.text.dialects import parse_json
 from tirkit.types import ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}}
 
 
 class ApiError(Exception):
@@ -80,11 +81,13 @@ class ApiMessage(BaseModel):
 
 
 class ApiFunctionDocument(BaseModel):
-    """The document of a function."""
+    """The document of a function. Clients send null for what they leave out."""
 
     name: str = Field(min_length=1)
-    description: str = ""
-    parameters: dict[str, JsonValue] = {"type": "object", "properties": {}}
+    description: Annotated[str, BeforeValidator(lambda given: "" if given is None else given)] = ""
+    parameters: Annotated[
+        dict[str, JsonValue], BeforeValidator(lambda given: NO_PARAMETERS if given is None else given)
+    ] = NO_PARAMETERS
 
 
 class ApiTool(BaseModel):
@@ -137,7 +140,7 @@ class ChatRequest(BaseModel):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
     modalities: list[Literal["text"]] | None = None
-    functions: None = None
+    functions: Annotated[list[JsonValue], Field(max_length=0)] | None = None
     function_call: None = None
 
     @property

@@ -11,10 +11,6 @@ Listen = Callable[[Sequence[int]], None]
 """Called, on the batcher's thread, with ids that were just written."""
 
 
-class OverloadedError(Exception):
-    """More turns are waiting than the server takes on."""
-
-
 @dataclass(eq=False)
 class _Asked:
     """A turn that somebody waits for; `num_heard` of its ids were told."""
@@ -26,13 +22,10 @@ class _Asked:
 
 
 class Batcher:
-    """Writes turns on one thread of its own; what is asked for while others are being written joins them.
+    """Writes turns on one thread of its own; what is asked for while others are being written joins them."""
 
-    max_waiting: turns being written or waiting; one more raises OverloadedError.
-    """
-
-    def __init__(self, policy: Policy, max_waiting: int = 256) -> None:
-        self._policy, self._max_waiting = policy, max_waiting
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
         self._session: Session | None = None
         self._new: list[_Asked] = []
         self._running: dict[int, _Asked] = {}
@@ -40,11 +33,6 @@ class Batcher:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="tirkit batcher", daemon=True)
         self._thread.start()
-
-    @property
-    def num_waiting(self) -> int:
-        """Turns being written or waiting."""
-        return len(self._running) + len(self._new)
 
     def submit(self, request: GenerateRequest, listen: Listen | None = None) -> Future[Generation]:
         """The turn, when it is written; may be called from any thread. It is given up when the future is cancelled.
@@ -55,8 +43,6 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            if self.num_waiting >= self._max_waiting:
-                raise OverloadedError
             self._new.append(asked)
             self._notify()
         return asked.future

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from tirkit.rollout.loop import stable_seed
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy
 from tirkit.serving.api import ApiError, ChatRequest, Choice, Delta, Envelope, delta_bodies
-from tirkit.serving.batcher import Batcher, Listen, OverloadedError
+from tirkit.serving.batcher import Batcher
 from tirkit.serving.conversation import Conversation, converse, documents, plain_messages, tool_messages
 from tirkit.serving.demand import Demand, make_demand, outcome
 from tirkit.serving.reader import PlainReader, Reader
@@ -89,10 +89,6 @@ class Job:
         return [Choice() for _ in range(self.request.n or 1)]
 
 
-def _overloaded() -> ApiError:
-    return ApiError(429, "too many requests are waiting; ask again later", "overloaded")
-
-
 @dataclass(frozen=True)
 class _Piece:
     """Text that was written; the turn's last piece has all of it."""
@@ -103,11 +99,12 @@ class _Piece:
 
 
 class Chat:
-    """Answers chat completions; `close` ends its thread. max_waiting: turns of all clients, written or waiting."""
+    """Answers chat completions; `close` ends its thread. max_waiting: answers to all clients, written or waiting."""
 
     def __init__(self, served: Served, max_waiting: int = 256) -> None:
         self.served, self.max_waiting = served, max_waiting
-        self.batcher = Batcher(served.policy, max_waiting)
+        self.num_answers = 0  # being written or waiting; what was accepted is written to its end
+        self.batcher = Batcher(served.policy)
 
     def close(self) -> None:
         """Cancel what is being written."""
@@ -182,15 +179,18 @@ class Chat:
             yield envelope.usage_chunk(choices, job.num_prompt_tokens)
 
     async def _write(self, job: Job, choices: Sequence[Choice], tell: Tell) -> None:
-        """Write all choices; each is told of once its first turn is accepted, and then as it grows."""
-        if self.batcher.num_waiting + len(choices) > self.max_waiting:
-            raise _overloaded()
+        """Write all choices; each is told of once its first turn is begun, and then as it grows."""
+        if self.num_answers + len(choices) > self.max_waiting:
+            raise ApiError(429, "too many requests are waiting; ask again later", "overloaded")
+        self.num_answers += len(choices)
         try:
             async with asyncio.TaskGroup() as group:
                 for index, choice in enumerate(choices):
                     group.create_task(self._write_choice(job, index, choice, tell))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            self.num_answers -= len(choices)
 
     async def _write_choice(self, job: Job, index: int, choice: Choice, tell: Tell) -> None:
         """One answer; selections in it are answered with their documents until it calls or replies."""
@@ -257,7 +257,7 @@ class Chat:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(told.put_nowait, item)
 
-        future = self._submit(request, put if listens else None)
+        future = self.batcher.submit(request, put if listens else None)
         future.add_done_callback(put)
         text, num_tokens = TextStream(self.served.renderer), 0
         try:
@@ -274,12 +274,6 @@ class Chat:
             yield _Piece(end, len(rest), whole)
         finally:
             future.cancel()
-
-    def _submit(self, request: GenerateRequest, listen: Listen | None) -> Future[Generation]:
-        try:
-            return self.batcher.submit(request, listen)
-        except OverloadedError:
-            raise _overloaded() from None
 
     def _result(self, future: Future[Generation]) -> Generation:
         try:

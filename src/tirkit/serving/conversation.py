@@ -1,5 +1,6 @@
 """A client's messages as one of our conversations, token for token what a rollout would have made of it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -141,11 +142,13 @@ def documents(names: Sequence[str], tools: Mapping[str, ToolSchema]) -> Message:
 
 
 def _results(message: ApiMessage, answers: Sequence[ApiMessage]) -> Message:
-    contents = {answer.tool_call_id: answer.content for answer in answers}
+    contents = defaultdict[str, list[str]](list)  # clients that make up ids may give one to two calls
+    for answer in answers:
+        contents[str(answer.tool_call_id)].append(answer.content)
     wanted = [call.id for call in message.tool_calls or ()]
     if sorted(wanted) != sorted(str(answer.tool_call_id) for answer in answers):
         raise ApiError(400, f"each of the tool_calls {wanted} must be answered by one message of role 'tool'")
-    return Message(role="tool", content="\n".join(contents[id_] for id_ in wanted))
+    return Message(role="tool", content="\n".join(contents[id_].pop(0) for id_ in wanted))
 
 
 def _reply(message: ApiMessage, dialect: Dialect) -> Message:

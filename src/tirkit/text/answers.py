@@ -8,6 +8,8 @@ _BOXED = "\\boxed{"
 # A number keeps its sign and its separators ("-3.5", "1,234"), a word is a run of letters and digits.
 _PIECE = re.compile(r"(?<!\w)[-+]?\d+(?:[.,]\d+)*|(?<![\w.])[-+]?\.\d+|[^\W_]+")
 _ARTICLES = {"a", "an", "the"}
+_SIGNS = "-+*/^<>="
+_TOKEN = re.compile(rf"[^\W_]+|[{re.escape(_SIGNS)}]+|[^\s]")
 
 
 def extract_answer(text: str) -> str:
@@ -43,6 +45,30 @@ def normalise_answer(text: str) -> str:
 def answer_words(text: str) -> list[str]:
     """The words and numbers that count in an answer, lower case, in order."""
     return [piece for piece in _PIECE.findall(text.lower()) if piece not in _ARTICLES]
+
+
+def answer_operators(text: str) -> list[str]:
+    """The signs that make another answer of the same words, in order: those between numbers or single letters.
+
+    "+" needs only what it follows, "<" and ">" what they precede; a hyphen between words, a bullet and Markdown's stars
+    say nothing.
+
+    >>> answer_operators("1/2"), answer_operators("x - 1"), answer_operators("C++"), answer_operators("<5")
+    (['/'], ['-'], ['++'], ['<'])
+    >>> answer_operators("Spider-Man"), answer_operators("- **5**"), answer_operators("-3.5")
+    ([], [], [])
+    """
+    tokens = ["", *_TOKEN.findall(text), ""]
+    found: list[str] = []
+    for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        left, right = _is_operand(before), _is_operand(after)
+        if token[0] in _SIGNS and (left if token[0] == "+" else right if token[0] in "<>" else left and right):
+            found.append(token)
+    return found
+
+
+def _is_operand(token: str) -> bool:
+    return token.isdigit() or (len(token) == 1 and token.isalpha())
 
 
 def _last_boxed(text: str) -> str | None:

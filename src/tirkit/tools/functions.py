@@ -147,7 +147,7 @@ def load_functions(source: str | Path) -> FunctionTools:
                 _check_method(getattr(module, owner), name)
             if any(tool.name == name for tool in tools):
                 raise ValueError("another tool of the file has its name; rename it")
-            tool = _document(name, function, f"python:{Path(source).name}")
+            tool = _document(name, function, f"python:{given}")
             origin = PythonOrigin(kind="python", source=given, function=path)
             tools.append(tool.model_copy(update={"origin": origin}))
         except ValueError as error:
@@ -201,7 +201,8 @@ def _import(source: str) -> ModuleType:
     try:
         return _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except FileNotFoundError as error:
-        raise FunctionError(f"{source} cannot be read ({error.strerror}); give a file of Python functions") from error
+        remedy = "give a file of Python functions, or go to the folder from which its tools were imported"
+        raise FunctionError(f"{source} cannot be read ({error.strerror}); {remedy}") from error
     except (Exception, SystemExit) as error:  # a module raises whatever it likes
         raise FunctionError(f"{source} cannot be imported ({type(error).__name__}: {error}); {remedy}") from error
 

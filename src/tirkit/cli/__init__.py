@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tirkit.cli.shared import Arm, Config, Overrides, Run, Scripted, Stage, asked_for, listed, numbers, out
+from tirkit.cli.tools import tools_app
 from tirkit.types import UserError
 
 app = typer.Typer(
@@ -17,16 +19,13 @@ app = typer.Typer(
     "Start with `tirkit run configs/tinr_u/embedded.toml --out runs/first` (offline, CPU, minutes), then "
     "`tirkit report runs/first`. `tirkit plan CONFIG` says what a run will cost before it starts.",
 )
-tools_app = typer.Typer(no_args_is_help=True, help="Look at tool catalogues.")
 app.add_typer(tools_app, name="tools")
-out = Console()
-
-Config = Annotated[Path, typer.Argument(help="TOML config; see configs/", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value settings", show_default=False)]
-Arm = Annotated[str, typer.Option(help="one of the config's arms: a baseline or an ablation")]
-Run = Annotated[Path, typer.Argument(help="a run folder", show_default=False)]
-Stage = Annotated[str, typer.Option(help="the run's model of this stage; the last one if empty")]
-Scripted = Annotated[Path | None, typer.Option(help="play these tasks' gold: JSONL, as in RUN/records")]
+FOR_QUESTIONS = {"questions", "prompt"}  # options of `eval`; all others are for both
+FOR_BENCHMARKS = {
+    "data", "documents", "categories", "held_out", "official", "max_new_tokens", "robustness", "paraphrases",
+    "out_folder",
+}  # fmt: skip
+FOR_ENDPOINTS = {"base_url", "concurrency", "tokenizer"}
 
 
 @app.command()
@@ -49,7 +48,7 @@ def run(
     folder = out_folder or Path("runs") / f"{settings.name}-{settings.digest}"
     if source is not None and (taken := branch(source, settings, folder)):
         out.print(f"taken from {source}: {', '.join(taken)}", soft_wrap=True)
-    run_stages(settings, folder, [name for name in stages.split(",") if name])
+    run_stages(settings, folder, listed(stages))
 
 
 @app.command()
@@ -64,8 +63,7 @@ def compare(
     """Run a config beside its arms (baselines, ablations) and report them together."""
     from tirkit.pipeline.compare import compare_arms
 
-    chosen = [name for name in arms.split(",") if name]
-    compare_arms(config, overrides or [], chosen, [int(seed) for seed in seeds.split(",")], out_folder, jobs)
+    compare_arms(config, overrides or [], listed(arms), numbers(seeds, "--seeds"), out_folder, jobs)
 
 
 @app.command()
@@ -79,6 +77,7 @@ def plan(config: Config, overrides: Overrides = None, arm: Arm = "") -> None:
 
 @app.command("eval")
 def evaluate(
+    ctx: typer.Context,
     run_folder: Annotated[Path | None, typer.Argument(help="a run folder, or give --model", show_default=False)] = None,
     questions: Annotated[Path | None, typer.Option(help="question file; default: the run's test questions")] = None,
     stage: Stage = "",
@@ -110,9 +109,8 @@ def evaluate(
     from tirkit.pipeline.benchmarks import BenchmarkOptions, Endpoint, benchmark_endpoint, benchmark_run
     from tirkit.pipeline.run import evaluate_run
 
-    if (run_folder is None) == (not model) or (model and not benchmark):
-        raise UserError("give either a run folder, or --model NAME with --benchmark NAMES")
-    names, kinds = _listed(benchmark), _listed(categories)
+    _check_options(ctx, run_folder is not None, bool(benchmark))
+    names, kinds = listed(benchmark), listed(categories)
     options = BenchmarkOptions(
         names,
         data,
@@ -122,7 +120,7 @@ def evaluate(
         official,
         max_new_tokens,
         out_folder,
-        _listed(robustness),
+        listed(robustness),
         paraphrases,
         held_out,
     )
@@ -134,6 +132,18 @@ def evaluate(
         out.print(evaluate_run(run_folder, questions, stage, prompt, limit))
         return
     out.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_options(ctx: typer.Context, is_run: bool, benchmarks: bool) -> None:
+    """UserError where something was asked for that would change nothing."""
+    if is_run == bool(ctx.params["model"]) or not (is_run or benchmarks):
+        raise UserError("give either a run folder, or --model NAME with --benchmark NAMES")
+    if benchmarks and (wrong := asked_for(ctx, FOR_QUESTIONS if is_run else {*FOR_QUESTIONS, "stage"})):
+        raise UserError(f"{wrong} is for a run's questions: leave it out, or leave --benchmark out")
+    if not benchmarks and (wrong := asked_for(ctx, FOR_BENCHMARKS)):
+        raise UserError(f"{wrong} is for benchmarks: leave it out, or name some with --benchmark")
+    if is_run and (wrong := asked_for(ctx, FOR_ENDPOINTS)):
+        raise UserError(f"{wrong} is for an endpoint: leave it out, or give --model in the place of the run")
 
 
 @app.command()
@@ -296,96 +306,10 @@ def questions(
     caps = Caps(max_requests or None, max_tokens or None, max_money or None, price_in, price_out)
     endpoint = EndpointSection(base_url=base_url, concurrency=concurrency)
     shares = Shares(several, no_tool, hard)
-    options = QuestionOptions(num, seed, shares, tuple(_listed(allow)), teacher, endpoint, prompt, caps=caps)
+    options = QuestionOptions(num, seed, shares, tuple(listed(allow)), teacher, endpoint, prompt, caps=caps)
     outcome = write_questions(catalogue, file, options)
     out.print("\n".join(outcome.lines(caps)), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if outcome.stopped else 0)
-
-
-@tools_app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="catalogue, JSON or JSONL", show_default=False)],
-) -> None:
-    """Validate a catalogue: every bad line with its reason, what was merged, what was renamed."""
-    from tirkit.tools.catalogue import load_catalogue
-
-    catalogue = load_catalogue(file)
-    for issue in catalogue.issues:
-        out.print(f"{issue.file}:{issue.line}: {issue.reason}", markup=False, highlight=False)
-    out.print(
-        f"{len(catalogue.tools)} tools, {catalogue.merged} exact duplicates merged, {catalogue.renamed} renamed, "
-        f"{len(catalogue.issues)} bad lines"
-    )
-    raise typer.Exit(1 if catalogue.issues else 0)
-
-
-@tools_app.command("import")
-def import_tools(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="my_tools.py, a module (my_package.tools), an OpenAPI document (file or address), or an MCP server: "
-            "'mcp:python server.py', mcp:http://localhost:8000/mcp",
-            show_default=False,
-        ),
-    ],
-    catalogue: Annotated[Path, typer.Option("--out", help="catalogue, JSONL")] = Path("catalogue.jsonl"),
-    update: Annotated[bool, typer.Option(help="change a catalogue that differs, instead of only showing how")] = False,
-    server: Annotated[str, typer.Option(help="OpenAPI: the service's address, instead of the document's")] = "",
-    header: Annotated[
-        list[str] | None,
-        typer.Option(help="sent with every call: 'Authorization: Bearer {MY_TOKEN}' names an environment variable"),
-    ] = None,
-    env: Annotated[list[str] | None, typer.Option(help="MCP: an environment variable for the command")] = None,
-    prefix: Annotated[str, typer.Option(help="begins the tools' names, where two sources share some")] = "",
-) -> None:
-    """Import Python functions, OpenAPI operations or MCP tools into a catalogue; again: show what was changed since.
-
-    Exit code 1 where something was left out, or the catalogue differs and was not changed.
-    """
-    from tirkit.evaluation.tables import visible
-    from tirkit.tools.http_secrets import read_header
-    from tirkit.tools.imports import update_catalogue
-    from tirkit.tools.origin import find_tools
-
-    found = find_tools(source, server, dict(map(read_header, header or ())), env or (), prefix)
-    fresh = not catalogue.exists()
-    difference = update_catalogue(catalogue, found.tools, found.source, update)
-    for line in (*map(str, found.skipped), *found.summary(), *difference.lines()):
-        out.print(visible(line), markup=False, highlight=False, soft_wrap=True)
-    written = difference and (fresh or update)
-    said = "written" if written else "not changed: --update takes it over" if difference else "up to date"
-    out.print(
-        f"{len(found.tools)} tools ({len(found.read_only)} read-only), {len(found.skipped)} left out; "
-        f"{catalogue} {said}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    raise typer.Exit(1 if found.skipped or (difference and not written) else 0)
-
-
-@tools_app.command("add")
-def add_tools(
-    run_folder: Annotated[Path, typer.Argument(help="a finished run", show_default=False)],
-    catalogue: Annotated[str, typer.Argument(help="new and changed tools, or all of them", show_default=False)],
-    overrides: Overrides = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="run folder to make; again: goes on")] = Path("runs/grown"),
-    remove: Annotated[bool, typer.Option(help="remove the tools that the catalogue lacks")] = False,
-    questions: Annotated[str, typer.Option(help="test questions about the new tools")] = "",
-) -> None:
-    """Add tools to a finished run: new vocabulary rows and a small LoRA, old tools replayed; the result is a run.
-
-    A tool that was changed keeps its token and is learned again; the token of a removed one is never given away.
-    """
-    from tirkit.pipeline.grow import grown_config, growth_table
-    from tirkit.pipeline.run import run_stages
-
-    run_stages(grown_config(run_folder, catalogue, overrides or (), remove, questions), out_folder)
-    out.print(growth_table(out_folder))
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def main() -> None:
