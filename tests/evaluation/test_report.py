@@ -12,7 +12,7 @@ from tirkit.evaluation.metrics import Item, Knowledge
 from tirkit.evaluation.pages import MAX_TEXT, script_json, shown
 from tirkit.evaluation.report import ReportData, Table, write_report
 from tirkit.evaluation.run import EvaluationResult, KnowledgeResult
-from tirkit.evaluation.tables import arm_rows, counts, differences, pooled, seeds_note
+from tirkit.evaluation.tables import arm_rows, counts, differences, not_compared, pooled, seeds_note
 from tirkit.evaluation.terminal import difference_lines
 from tirkit.types import StopReason
 
@@ -175,6 +175,9 @@ def test_seeds_of_an_arm_are_pooled_task_by_task() -> None:
     assert difference_lines(arms).splitlines()[0] == "m − b: +100.0 points [100.0, 100.0]"
     assert difference_lines(arms[:2]) == ""
     assert differences([arms[0], result("c", "111")]) == []  # other tasks: no pairs
+    assert not_compared(arms) == []
+    assert not_compared([arms[0], result("c", "111")]) == ["c"]
+    assert difference_lines([arms[0], result("c", "111")]).endswith("− c: not compared, other questions")
     assert differences([]) == []
 
 

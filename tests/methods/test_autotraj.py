@@ -181,6 +181,7 @@ def test_the_repairer_sees_question_attempt_and_errors_but_never_the_gold(world:
     assert "invalid arguments" in prompt
     assert "text outside of any block: 'I give up.'" in prompt
     assert task.answer not in prompt
+    assert asked.task.query == task.prompt[-1].content  # documents are searched for the question, not for this prompt
     assert [tool.name for tool in asked.tools] == list(task.tools)  # documents stand in its prompt as in others
     (repair,) = record.repairs
     assert (repair.by, repair.case, repair.score.right) == ("fake", Case.WRONG, True)
@@ -232,8 +233,9 @@ def test_thresholds_are_strict_and_case_a_must_improve(world: SimpleNamespace) -
     task, settings = world.tasks[0], QualitySettings()
     good = group.scores[1]
 
-    def reason(was_right: bool, was: float, now: float, **changes: object) -> str:
-        flawed = Flawed(task, 0, group.trajectories[0], good.model_copy(update={"total": was, "right": was_right}))
+    def reason(was_right: bool, was: float, now: float, was_well_formed: float = 1.0, **changes: object) -> str:
+        before = good.model_copy(update={"total": was, "right": was_right, "well_formed": was_well_formed})
+        flawed = Flawed(task, 0, group.trajectories[0], before)
         score = good.model_copy(update={"total": now, **changes})
         return rejection(flawed, group.trajectories[1], score, settings)
 
@@ -241,6 +243,8 @@ def test_thresholds_are_strict_and_case_a_must_improve(world: SimpleNamespace) -
     assert reason(True, 0.5, 0.8601) == ""
     assert reason(True, 0.9, 0.9).endswith("no better than the attempt's 0.900")
     assert reason(True, 0.9, 0.9001) == ""
+    assert reason(True, 1.0, 0.9, was_well_formed=0.5) == ""  # better by being well-formed
+    assert reason(True, 1.0, 0.86, was_well_formed=0.5).startswith("its quality")
     assert reason(False, 0.99, 0.80).startswith("its quality")
     assert reason(False, 0.99, 0.8001) == ""
     assert reason(False, 0.5, 1.0, right=False) == "its outcome is wrong"

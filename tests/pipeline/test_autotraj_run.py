@@ -1,5 +1,6 @@
 """AutoTraj as stages of a run, small: what each leaves, going on after a kill, arms with equal numbers."""
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -34,6 +35,7 @@ from tirkit.serving.server import application
 from tirkit.store import RunFolder
 from tirkit.text.dialects import Dialect
 from tirkit.text.render import Renderer
+from tirkit.tools.remote import RemoteError
 from tirkit.types import Task
 
 SECTIONS = {
@@ -308,6 +310,28 @@ def test_a_served_reward_model_scores_as_the_trained_one_did(
         scored([RolloutRequest(task) for task in tasks])
         served = [scored.score(trajectory, tasks[0]) for trajectory in group.trajectories]
     assert served == pytest.approx(own, abs=1e-6)
+
+
+def test_a_served_reward_model_may_want_a_key(
+    whole: RunFolder, configured: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = next(whole.read_records("candidates", JudgedGroup))
+    task = next(iter(Context(whole.manifest.config, whole, Progress()).candidate_tasks.values()))
+    settings = {"reward": "trajectory", "scorer_url": "http://scorer.test/score", "scorer_key_env": "SCORER_KEY"}
+    config = configured(rl={**settings, "enabled": True})
+    monkeypatch.delenv("SCORER_KEY", raising=False)
+    with pytest.raises(ConfigError, match="the environment has no SCORER_KEY; set it to the key"):
+        _reward(Context(config, whole, Progress()), lambda _: [])
+    monkeypatch.setenv("SCORER_KEY", "secret")
+    _, reward = _reward(Context(config, whole, Progress()), lambda _: [group.trajectories[0]])
+    scorer = reward.scorer.__self__.scorer  # pyright: ignore
+    assert scorer._client.headers["authorization"] == "Bearer secret"
+    app = application(score_routes(str(whole.root)), key="secret")
+    for key, refused in (("secret", False), ("other", True)):
+        with TestClient(app, base_url="http://scorer.test", headers={"authorization": f"Bearer {key}"}) as client:
+            asked = HttpScorer("http://scorer.test/score", client=client)
+            with pytest.raises(RemoteError) if refused else contextlib.nullcontext():
+                assert asked.score([group.trajectories[0]], [task]) != [None]
 
 
 def test_what_is_tested_shows_the_part_of_each_stage(whole: RunFolder, configured: Callable[..., RunConfig]) -> None:

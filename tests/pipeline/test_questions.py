@@ -50,6 +50,12 @@ def destroy(path: str) -> None:
 Teacher = Callable[[str, int], str]
 
 
+def test_every_file_of_questions_has_a_log_of_its_own() -> None:
+    names = ("q.jsonl", "q.json", "q.train", "q.test", "q")
+    assert len({log_path(Path(name)) for name in names[1:]}) == 4
+    assert log_path(Path("a/q.jsonl")) == Path("a/q.log.jsonl")
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path) -> str:
     path = tmp_path / "tools.jsonl"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from tirkit.config import parse_config
+from tirkit.config import ConfigError, parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.tokens import grow_vocabulary
 from tirkit.pipeline import run, train
@@ -17,7 +17,7 @@ from tirkit.rollout.call_grammar import CallGrammar
 from tirkit.store import RunFolder
 from tirkit.text.masks import TokenRow
 from tirkit.text.render import Renderer
-from tirkit.training.sft import SFTReport, WeightedRow
+from tirkit.training.sft import SFTReport, SFTSettings, WeightedRow
 
 SMALL: dict[str, JsonValue] = {"catalogue": {"num_tools": 16}, "tasks": {"num_train": 20, "num_rl": 5}}
 
@@ -67,6 +67,32 @@ def test_a_policy_is_held_to_what_the_config_says(tmp_path: Path, constrain: str
     else:
         assert isinstance(held_to, AllOf)
         assert [type(part) for part in held_to.parts] == expected
+
+
+def test_a_thought_may_be_required(tmp_path: Path) -> None:
+    answer = "<answer>5</answer>"
+    ctx, _ = prepared(tmp_path / "required", rollout={"think": "required"})
+    assert ctx.dialect.parse(answer).problems == ("no thinking where it is required",)
+    ctx, _ = prepared(tmp_path / "optional")
+    assert ctx.dialect.parse(answer).problems == ()
+    with pytest.raises(ConfigError, match=r'rollout\.think = "required" leaves rollout\.modes no attempt'):
+        parse_config({"rollout": {"think": "required", "modes": True}}, "here")
+
+
+def test_activations_are_recomputed_where_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def no_training(_model: object, _rows: object, settings: SFTSettings, *_: object, **__: object) -> SFTReport:
+        asked.append(settings.gradient_checkpointing)
+        return SFTReport(0, 0.0, 0, ())
+
+    monkeypatch.setattr(train, "train_sft", no_training)
+    monkeypatch.setattr(train, "measure", lambda *_: {})
+    for given in (True, False):
+        ctx, loaded = prepared(tmp_path / str(given), model={"gradient_checkpointing": given}, warmup={"replay": 0.0})
+        row = WeightedRow(TokenRow((1,), (2,), (1,), (0.0,)))
+        supervise(ctx, loaded, "warmup", ctx.config.warmup, [row])
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("modes", [True, False])

@@ -176,6 +176,13 @@ def test_other_settings_need_another_folder(whole: tuple[Path, Path]) -> None:
         run_stages(config.model_copy(update={"seed": 1}), whole[1])
 
 
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a run is one process, and 2 were started"):
+        run_stages(parse_config({}, "test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_stages_that_cannot_run_say_why(tmp_path: Path) -> None:
     config = parse_config({}, "test")
     with pytest.raises(ConfigError, match="no stage 'train'; the stages are prepare"):

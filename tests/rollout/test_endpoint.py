@@ -148,8 +148,11 @@ def test_what_is_no_address_is_refused(tiny: SimpleNamespace, url: str) -> None:
         endpoint(tiny, url)
 
 
-def test_cut_off_and_reasoning(tiny: SimpleNamespace, serve: Serve) -> None:
-    answers = iter([completion("<answer>1", "length"), completion("<answer>1</answer>", reasoning_content="hm")])
+@pytest.mark.parametrize(
+    "field", [{"reasoning_content": "hm"}, {"reasoning": "hm"}, {"reasoning": "hm", "reasoning_content": None}]
+)
+def test_cut_off_and_reasoning(tiny: SimpleNamespace, serve: Serve, field: dict[str, Any]) -> None:
+    answers = iter([completion("<answer>1", "length"), completion("<answer>1</answer>", **field)])
     policy = endpoint(tiny, serve(lambda *_: next(answers)))
     (cut,) = policy.generate([ask(0)])
     assert (cut.finish, cut.text) == ("length", "<answer>1")

@@ -1,14 +1,17 @@
+import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tirkit.methods.autotool.decoupled import bonus
-from tirkit.training.base import training_arguments
+from tirkit.training.base import StepTrainer, training_arguments
 from tirkit.training.callbacks import ProgressCallback
-from tirkit.training.rl import RLSettings, RLTrainer
+from tirkit.training.rl import RLSettings, RLTrainer, need_whole_weights
 from tirkit.types import RewardBreakdown, RewardTerm, StopReason, Turn
 
 SETTINGS = RLSettings(num_generations=3)
@@ -59,6 +62,37 @@ def make_trainer(make_model, tasks, sample, share_of_even, tmp_path):
         return RLTrainer(model, args, settings, tasks, rollout, reward, pad_id=0, callbacks=callbacks, **more)
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "whole"),
+    [("MULTI_GPU", 0, True), ("NO", 0, True), ("FSDP", 0, False), ("DEEPSPEED", 2, True), ("DEEPSPEED", 3, False)],
+)
+def test_rollouts_need_whole_weights_in_each_process(kind, stage, whole):
+    plugin = SimpleNamespace(zero_stage=stage) if kind == "DEEPSPEED" else None
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType[kind], state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    with contextlib.nullcontext() if whole else pytest.raises(RuntimeError, match="all weights in each process"):
+        need_whole_weights(accelerator)
+
+
+def test_an_optimiser_that_steps_by_itself_does_so_behind_the_last_micro_batch():
+    stepped = []
+
+    class Accelerator(SimpleNamespace):
+        def backward(self, loss):  # as DeepSpeed's engine
+            stepped.append(self.gradient_state.sync)
+
+    state = SimpleNamespace(sync=None)
+    state._set_sync_gradients = lambda sync: setattr(state, "sync", sync)
+    accelerator = Accelerator(gradient_state=state, no_sync=lambda _: contextlib.nullcontext())
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(device="cpu", world_size=1), accelerator=accelerator, batch_loss=lambda _, batch: batch,
+        compute_loss_context_manager=contextlib.nullcontext,
+    )  # fmt: skip
+    total = StepTrainer.training_step(trainer, torch.nn.Linear(1, 1), [torch.tensor(float(n)) for n in (1, 2, 3)])
+    assert (stepped, total.item()) == ([False, False, True], 6.0)
 
 
 @pytest.mark.parametrize(("iterations", "killed_at"), [(1, 3), (3, 4), (3, 5)])

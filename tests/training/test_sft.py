@@ -80,6 +80,22 @@ def test_how_rows_are_cut_and_packed_does_not_matter(make_model, rows, tmp_path)
                 torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
 
 
+def test_activations_that_are_recomputed_give_the_same_gradients(make_model, rows, tmp_path):
+    runs, forwards = [], []
+    for again in (False, True):
+        watch, model, count = Watch(), make_model(), []
+        for layer in model.model.layers:
+            layer.mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        settings = replace(SETTINGS, gradient_checkpointing=again, max_steps=3)
+        train_sft(model, rows, settings, tmp_path / str(again), pad_id=0, callbacks=[watch])
+        runs.append(watch.gradients)
+        forwards.append(len(count))
+    assert forwards[1] == 2 * forwards[0]
+    for other, want in zip(runs[1], runs[0], strict=True):
+        for a, b in zip(other, want, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
+
+
 def test_no_padding_and_no_shared_prefix_is_computed_twice(make_model, make_row, tmp_path):
     # Four rows with one prompt of 9 tokens and completions of 4, 6, 20, 5, the last token of which predicts nothing:
     # 9 + 3 + 5 + 19 + 4 = 40 tokens. Padded: 4 rows of 29.

@@ -18,6 +18,9 @@ class CandidatesConfig(EndpointSection):
     )
     samples: int = Field(default=4, gt=0, description="attempts at each")
     temperature: float = Field(default=1.0, gt=0)
+    instruct: bool = Field(
+        default=False, description="tell the model the format in a system message, which its attempts forget"
+    )
     chunk: int = Field(default=32, gt=0, description="questions between two writes; here and when repairing")
 
 

@@ -20,7 +20,7 @@ TRAINING = (  # stages between preparation and evaluation, in order; each has a 
 
 def check(config: RunConfig, origin: str) -> None:
     """Raises `ConfigError` with every reason; `origin` (a file name) begins it."""
-    if reasons := [*_sources(config), *_stages(config), *_endpoints(config), *_rl(config)]:
+    if reasons := [*_sources(config), *_stages(config), *_modes(config), *_endpoints(config), *_rl(config)]:
         raise ConfigError(f"{origin}: settings that make no sense together\n" + "\n".join(f"  {r}" for r in reasons))
 
 
@@ -59,14 +59,12 @@ def _stages(config: RunConfig) -> list[str]:
         for stage, needed in needs
         if getattr(config, stage).enabled and not getattr(config, needed).enabled
     ]
-    p, modes = config.pairs, config.rollout.modes
+    p = config.pairs
     return missing + _said(
         (
             config.finetune.enabled and not p.enabled and not config.label.enabled,
             "finetune.enabled needs pairs.enabled = true or label.enabled = true",
         ),
-        (config.label.enabled and not modes, "label.enabled needs rollout.modes = true"),
-        (config.label.enabled and not config.finetune.enabled, "label.enabled needs finetune.enabled = true"),
         (
             config.label.min_correct > config.label.samples,
             "label.min_correct is more than label.samples: no question could be easy",
@@ -76,16 +74,6 @@ def _stages(config: RunConfig) -> list[str]:
             "label.min_think_share is more than label.max_think_share",
         ),
         (config.refine.hard >= config.refine.easy, "refine.hard must be less than refine.easy"),
-        (
-            modes
-            and config.candidates.enabled
-            and (config.candidates.policy != "model" or bool(config.candidates.log)),
-            "candidates of an endpoint or a log have no mode: set rollout.modes = false",
-        ),
-        (
-            modes and config.repair.enabled and config.repair.repairer not in ("rules", "scripted"),
-            "repair by an endpoint knows no modes: set rollout.modes = false",
-        ),
         (config.refine.enabled and not config.rl.enabled, "refine.enabled needs rl.enabled = true"),
         (
             config.grow.enabled and any(getattr(config, stage).enabled for stage in TRAINING),
@@ -106,6 +94,29 @@ def _stages(config: RunConfig) -> list[str]:
         (
             config.repair.enabled and config.repair.repairer == "rules" and not config.repair.rules,
             'repair.repairer = "rules" with repair.rules = false leaves nobody to repair',
+        ),
+    )
+
+
+def _modes(config: RunConfig) -> list[str]:
+    """What goes with modes alone, and what does not go with them."""
+    modes = config.rollout.modes
+    return _said(
+        (config.label.enabled and not modes, "label.enabled needs rollout.modes = true"),
+        (config.label.enabled and not config.finetune.enabled, "label.enabled needs finetune.enabled = true"),
+        (
+            modes and config.rollout.think == "required",
+            'rollout.think = "required" leaves rollout.modes no attempt without a thought: set one of them',
+        ),
+        (
+            modes
+            and config.candidates.enabled
+            and (config.candidates.policy != "model" or bool(config.candidates.log)),
+            "candidates of an endpoint or a log have no mode: set rollout.modes = false",
+        ),
+        (
+            modes and config.repair.enabled and config.repair.repairer not in ("rules", "scripted"),
+            "repair by an endpoint knows no modes: set rollout.modes = false",
         ),
     )
 

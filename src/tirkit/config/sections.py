@@ -32,6 +32,9 @@ class ModelConfig(Section):
         default="float32", description="of the computation in training; weights are kept in float32"
     )
     lora_rank: int = Field(default=0, ge=0, description="0 = full training")
+    gradient_checkpointing: bool = Field(
+        default=False, description="activations of all phases and of RL are computed twice, not kept"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -234,6 +237,7 @@ class RLConfig(TrainConfig):
     scorer_url: str = Field(
         default="", description="a served reward model, http://HOST:PORT/score (`tirkit serve`); the run's own if empty"
     )
+    scorer_key_env: str = Field(default="", description="environment variable with the key of rl.scorer_url's server")
     min_success: float = Field(default=0.1, ge=0, le=1, description="share of sampled validation answers that RL needs")
     save_every: int = Field(default=10, gt=0)
 
@@ -242,6 +246,9 @@ class RolloutConfig(Section):
     """How a task becomes a trajectory."""
 
     modes: bool = Field(default=False, description="an attempt begins with [think] or [no_think] (AutoTool)")
+    think: Literal["optional", "required"] = Field(
+        default="optional", description="required: first turns and replies without a thought are not well-formed"
+    )
     two_step: bool = Field(default=True, description="documents of the selected tools are handed back before the call")
     prompt: Literal["none", "documents", "retrieve"] = "none"
     retrieve_k: int = Field(default=5, gt=0)

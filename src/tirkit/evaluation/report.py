@@ -24,6 +24,7 @@ from tirkit.evaluation.tables import (
     counts,
     differences,
     group_columns,
+    not_compared,
     percent,
     seeds_note,
 )
@@ -127,7 +128,8 @@ def _differences(results: Sequence[EvaluationResult]) -> Table:
         )
         for arm, value in differences(results)
     )
-    note = "same questions; intervals over questions and seeds"
+    odd = not_compared(results)
+    note = "same questions; intervals over questions and seeds" + f"; other questions: {', '.join(odd)}" * bool(odd)
     return Table(title="Paired differences", head=("pair", "points", "95 % interval", "tasks"), rows=body, note=note)
 
 

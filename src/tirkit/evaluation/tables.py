@@ -135,6 +135,12 @@ def differences(results: Sequence[EvaluationResult], metric: str = "success") ->
     return found
 
 
+def not_compared(results: Sequence[EvaluationResult]) -> list[str]:
+    """Arms of which `differences` says nothing: they answered other questions than the first one, or no seed of its."""
+    compared = {arm for arm, _ in differences(results)}
+    return [arm for arm in list(by_arm(results))[1:] if arm not in compared]
+
+
 def counts(results: Sequence[EvaluationResult]) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
     """Arm → how often each stop reason, and each problem (what stands in quotes left out), occurred."""
     stops: dict[str, Counter[str]] = {}

@@ -22,6 +22,7 @@ from tirkit.evaluation.tables import (
     differences,
     duration,
     group_columns,
+    not_compared,
     seeds_note,
     visible,
 )
@@ -80,13 +81,14 @@ def _grid(rows: Sequence[ArmRow], columns: Sequence[Column], title: str) -> Tabl
 
 
 def difference_lines(results: Sequence[EvaluationResult]) -> str:
-    """`method − other: +12.7 points [9.2, 16.3]`, a line for every arm that answered the first one's questions."""
+    """`method − other: +12.7 points [9.2, 16.3]`, a line an arm; those with other questions are named."""
     first = results[0].arm if results else ""
     lines = [
         f"{first} − {arm}: {100 * value.mean:+.1f} points [{100 * value.low:.1f}, {100 * value.high:.1f}]"
         for arm, value in differences(results)
     ]
-    return "\n".join([*lines, "(same questions; 95 % intervals over questions and seeds)"] if lines else [])
+    said = [*lines, "(same questions; 95 % intervals over questions and seeds)"] if lines else []
+    return "\n".join([*said, *(f"{first} − {arm}: not compared, other questions" for arm in not_compared(results))])
 
 
 class Progress:

@@ -44,6 +44,11 @@ def label(ctx: Context) -> Facts:
     )
     ctx.folder.write_records("attempted", attempts)
     attempts = _counted(ctx, attempts)
+    if config.think != "model" and config.only != "no_think" and not any(one.think_right for one in attempts):
+        ctx.progress.say(
+            f"label: {config.think} was never right with a thought, so nothing will be taught to think: "
+            "see whether its server returns thoughts (as `reasoning`, or inside <think> and </think>)"
+        )
     script = ScriptedPolicy(short_gold(ctx.dialect), ctx.renderer, "gold")
     known = [task for task in tasks if task.gold_rounds is not None and (task.calls_only or task.answer is not None)]
     played = ctx.rollout(ctx.renderer, script)(group_requests(known, 1, ctx.config.seed))

@@ -33,7 +33,7 @@ from tirkit.methods.autotraj.scripted import Demonstrator, Flaw, gold_repairer
 from tirkit.methods.autotraj.synthesise import JudgedGroup, from_logs, judge, synthesise
 from tirkit.pipeline.autotool import mode_labels
 from tirkit.pipeline.context import Context
-from tirkit.pipeline.policies import make_endpoint
+from tirkit.pipeline.policies import instructed, make_endpoint
 from tirkit.pipeline.sources import load_tokenizer
 from tirkit.pipeline.train import Facts, curve_of, shown, supervise, unseen_ids
 from tirkit.rollout.group import group_requests
@@ -59,12 +59,18 @@ def candidates(ctx: Context) -> Facts:
     if not pairs:
         raise ConfigError("candidates: there are none; see to candidates.num_tasks, tasks.num_rl and candidates.log")
     scores = [score for score, _ in pairs]
+    well_formed = fmean(score.well_formed for score in scores)
+    if well_formed < 0.1:
+        ctx.progress.say(
+            f"candidates: {well_formed:.0%} of the attempts are well-formed, the format is hardly known: a warm-up "
+            "teaches it, candidates.instruct tells it; `tirkit inspect RUN --records candidates` shows what is written"
+        )
     decided = Counter(_fate(score, decision) for score, decision in pairs)
     return {
         "tasks": len(judged),
         "attempts": len(scores),
         "right": fmean(bool(score.right) for score in scores),
-        "well_formed": fmean(score.well_formed for score in scores),
+        "well_formed": well_formed,
         **{f"mean_{name}": mean for name, mean in _dimensions(scores).items()},
         **{name: decided[name] for name in ("kept", "poor", "wrong", "left")},
     }
@@ -94,13 +100,16 @@ def _sampled(ctx: Context) -> list[JudgedGroup]:
         policy = ctx.policy(ctx.load(ctx.stage_before("candidates")), config.temperature)
     else:
         policy = make_endpoint(config.policy, config, ctx.renderer, config.temperature)
+    attempt = ctx.rollout(ctx.renderer, policy)
+    if config.policy == "model" and config.instruct:
+        attempt = instructed(attempt)
 
     def judged(groups: Sequence[Group]) -> list[JudgedGroup]:
         return [judge(group, tasks[group.task_id], settings) for group in groups]
 
     groups = synthesise(
         tuple(tasks.values()),
-        ctx.rollout(ctx.renderer, policy),
+        attempt,
         config.samples,
         ctx.config.seed,
         done=[

@@ -135,7 +135,7 @@ class Context:
     def dialect(self) -> Dialect:
         """What the policy writes."""
         r = self.config.rollout
-        return Dialect(self.index, two_step=r.two_step, modes=r.modes)
+        return Dialect(self.index, two_step=r.two_step, think=r.think, modes=r.modes)
 
     @property
     def plain_dialect(self) -> Dialect:

@@ -42,7 +42,7 @@ def open_exported(folder: Path) -> Exported:
     model, tokenizer = load_folder(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
     loaded, r = Loaded(model, tokenizer, Renderer(tokenizer, index)), config.rollout
-    dialect = Dialect(index, two_step=r.two_step, modes=r.modes)
+    dialect = Dialect(index, two_step=r.two_step, think=r.think, modes=r.modes)
     parts = constraints(r.constrain, loaded, dialect, tuple(tools.values()))
     return Exported(config, tools, loaded, dialect, AllOf(parts) if parts else None)
 

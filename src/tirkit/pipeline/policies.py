@@ -1,12 +1,15 @@
 """Who writes trajectories beside the model that is trained: a script that knows the gold, and endpoints."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tirkit.config import ConfigError, EndpointSection, RunConfig, SynthesiseConfig
 from tirkit.methods.tinr.think import TEACHER_DIALECT
 from tirkit.rollout.endpoint import OPENAI, EndpointPolicy, EndpointSettings
-from tirkit.rollout.policy import Policy, ScriptedPolicy, oracle
+from tirkit.rollout.policy import Policy, RolloutFn, RolloutRequest, ScriptedPolicy, oracle
 from tirkit.text.render import Renderer
+from tirkit.types import Message, Trajectory
 
 INSTRUCTIONS = """You solve tasks with the tools that are documented below.
 Think first, inside <think> and </think>. Name tools by their exact names. Do not speak of the documents.
@@ -17,6 +20,26 @@ Then either call tools, one JSON object a line:
 or, when you have the results you need or no tool is needed, reply: <answer>your reply</answer>
 Write nothing else."""
 NO_THINK_INSTRUCTIONS = INSTRUCTIONS.replace("Think first, inside <think> and </think>. ", "Do not think first. ")
+
+
+def instructed(attempt: RolloutFn) -> RolloutFn:
+    """`attempt` by a model that no phase has taught the format: told of it in a system message.
+
+    The attempts that come back have the prompts they were asked with: later models know the format without.
+    """
+    system = Message(role="system", content=INSTRUCTIONS)
+
+    def ask(requests: Sequence[RolloutRequest]) -> list[Trajectory]:
+        told = [replace(r, task=r.task.model_copy(update={"prompt": (system, *r.task.prompt)})) for r in requests]
+        return [_without(t, r.task.prompt) for t, r in zip(attempt(told), requests, strict=True)]
+
+    return ask
+
+
+def _without(trajectory: Trajectory, prompt: tuple[Message, ...]) -> Trajectory:
+    # Log-probs are left out: they were those of another prompt.
+    turns = tuple(turn.model_copy(update={"logps": ()}) for turn in trajectory.turns)
+    return trajectory.model_copy(update={"prompt": prompt, "prompt_ids": (), "turns": turns})
 
 
 def endpoints(config: RunConfig) -> dict[str, str]:

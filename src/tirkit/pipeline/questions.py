@@ -237,7 +237,7 @@ class Book:
 
 def log_path(path: Path) -> Path:
     """Where the log of a file of questions is."""
-    return path.with_suffix(".log.jsonl")
+    return path.with_name(f"{path.name.removesuffix('.jsonl')}.log.jsonl")
 
 
 def _stored(path: Path) -> Iterator[Task]:

@@ -1,11 +1,12 @@
 """The stages that train on rollouts: RL with the reward of any of the methods, and the rounds that refine its data."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 
-from tirkit.config import ConfigError
+from tirkit.config import ConfigError, RLConfig
 from tirkit.pipeline.autotool import entropy_control, keep_round, mode_watch, refined
 from tirkit.pipeline.autotraj import load_scorer
 from tirkit.pipeline.context import Context, Loaded
@@ -75,17 +76,15 @@ def _train(
         per_device_train_batch_size=config.batch_size,
         save_steps=config.save_every,
         bf16=ctx.config.model.dtype == "bfloat16",
+        activation_checkpointing=ctx.config.model.gradient_checkpointing,
         logging_steps=1,
         seed=ctx.config.seed,
     )
-    if config.batch_size % args.world_size:
-        raise ConfigError(f"rl.batch_size = {config.batch_size} cannot be shared by {args.world_size} processes")
-    args.per_device_train_batch_size = config.batch_size // args.world_size
     rollout, reward = _reward(ctx, ctx.rollout(loaded.renderer, policy))
     trainer = RLTrainer(
         model,
         args,
-        _rl_settings(ctx, args.world_size),
+        _rl_settings(ctx),
         tasks,
         rollout,
         reward,
@@ -110,10 +109,17 @@ def _reward(ctx: Context, rollout: RolloutFn) -> tuple[RolloutFn, RewardFn]:
     if not config.bonus_weight or not (config.scorer_url or ctx.enabled("reward_model")):
         plain = TrajectoryReward(ctx.dialect, _no_score, 0.0, config.bonus)
         return rollout, UnifiedReward(ctx.dialect) if unified else plain
-    scored = ScoredRollout(rollout, HttpScorer(config.scorer_url) if config.scorer_url else load_scorer(ctx))
+    scored = ScoredRollout(rollout, _served_scorer(config) if config.scorer_url else load_scorer(ctx))
     if unified:
         return scored, UnifiedReward(ctx.dialect, scored.score, config.bonus_weight)
     return scored, TrajectoryReward(ctx.dialect, scored.score, config.bonus_weight, config.bonus)
+
+
+def _served_scorer(config: RLConfig) -> HttpScorer:
+    key = os.environ.get(config.scorer_key_env, "") if config.scorer_key_env else ""
+    if config.scorer_key_env and not key:
+        raise ConfigError(f"rl.scorer_key_env: the environment has no {config.scorer_key_env}; set it to the key")
+    return HttpScorer(config.scorer_url, key=key)
 
 
 def _no_score(trajectory: Trajectory, task: Task) -> float:
@@ -129,7 +135,7 @@ def scorer_failures(history: Sequence[Mapping[str, float]], rollouts: int) -> in
     return round(sum(line.get("reward/scorer_failed", 0.0) for line in history) * rollouts)
 
 
-def _rl_settings(ctx: Context, num_processes: int) -> RLSettings:
+def _rl_settings(ctx: Context) -> RLSettings:
     c = ctx.config.rl
     return RLSettings(
         num_generations=c.num_generations,
@@ -142,7 +148,6 @@ def _rl_settings(ctx: Context, num_processes: int) -> RLSettings:
         temperature=c.temperature,
         optimizer=c.optimizer,
         max_tokens=c.max_tokens,
-        num_processes=num_processes,
     )
 
 

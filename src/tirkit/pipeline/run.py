@@ -1,5 +1,6 @@
 """Run a config's stages in order; each is done once, whatever happens in between."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -222,6 +223,11 @@ def run_stages(config: RunConfig, root: Path, only: Sequence[str] = ()) -> None:
     """
     if unknown := [name for name in only if name not in STAGES]:
         raise ConfigError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"a run is one process, and {os.environ['WORLD_SIZE']} were started: leave torchrun away, or give rows and "
+            "questions to `train_sft` and `RLTrainer` of tirkit.training yourself"
+        )
     transformers_logging.disable_progress_bar()
     folder = RunFolder.open(root, config)
     try:

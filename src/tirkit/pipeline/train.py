@@ -189,6 +189,7 @@ def _train_sft(
         seed=ctx.config.seed,
         save_steps=config.save_every,
         bf16=ctx.config.model.dtype == "bfloat16",
+        gradient_checkpointing=ctx.config.model.gradient_checkpointing,
         validate_steps=config.validate_every or None,
         keep_best=bool(config.validate_every),
         spared_ids=unseen_ids(ctx, loaded) if config.spare_unseen else (),

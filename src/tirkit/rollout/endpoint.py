@@ -26,6 +26,7 @@ from tirkit.text.render import Renderer
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_S = 300.0
+REASONING = ("reasoning", "reasoning_content")  # vLLM's name today, and its old one, which others have
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -130,8 +131,8 @@ class EndpointPolicy(Policy):
         try:
             choice = json.loads(content)["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
-            text, reasoning = (message.get(key) or "" for key in ("content", "reasoning_content"))
-            text, reasoning = text.strip(), reasoning.strip()
+            text = (message.get("content") or "").strip()
+            reasoning = next((message[key].strip() for key in REASONING if message.get(key)), "")
         except (ValueError, AttributeError, LookupError, TypeError) as error:  # no JSON, or JSON of another shape
             raise TransientError(f"no chat completion in the answer ({error!r})") from error
         # Reasoning parsers of vLLM and others take the thinking out of the content; the dialect wants it in.

@@ -106,7 +106,7 @@ class HttpScorer:
 
     What may pass is tried again up to `retries` times, after backoff_s, 2 backoff_s, … with jitter; then the
     trajectories of that request stay unscored, and `num_failures` counts them. Raises RemoteError where the server
-    refuses: wrong address, wrong request.
+    refuses: wrong address, wrong request, wrong `key`.
     """
 
     def __init__(
@@ -118,11 +118,13 @@ class HttpScorer:
         backoff_s: float = 1.0,
         timeout_s: float = 120.0,
         client: httpx.Client | None = None,
+        key: str = "",
     ) -> None:
         self.url, self.batch_size, self.max_concurrent = url, batch_size, max_concurrent
         self.num_failures = 0
         self._retry = ToolSettings(retries=retries, backoff_s=backoff_s)
-        self._client = client or httpx.Client(timeout=timeout_s)
+        headers = {"Authorization": f"Bearer {key}"} if key else None
+        self._client = client or httpx.Client(timeout=timeout_s, headers=headers)
         self._lock = threading.Lock()
 
     def score(self, trajectories: Sequence[Trajectory], tasks: Sequence[Task]) -> list[float | None]:

@@ -113,7 +113,9 @@ class StepTrainer(Trainer):
         model.train()
         total = torch.zeros((), device=self.args.device)
         for i, batch in enumerate(inputs):
-            with nullcontext() if i == len(inputs) - 1 else self.accelerator.no_sync(model):
+            last = i == len(inputs) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps the optimiser where it is set
+            with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     # DDP takes the mean over processes, the loss is a sum over them.
                     loss = self.batch_loss(model, batch) * self.args.world_size

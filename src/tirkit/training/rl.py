@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
@@ -86,6 +88,15 @@ class RLSettings:
     num_processes: int = 1
 
 
+def need_whole_weights(accelerator: Accelerator) -> None:
+    """Raises RuntimeError where no process has all weights: each rolls out alone, and would wait for the others."""
+    kind, zero = accelerator.distributed_type, accelerator.state.deepspeed_plugin
+    if kind == DistributedType.FSDP or (kind == DistributedType.DEEPSPEED and zero and zero.zero_stage == 3):
+        raise RuntimeError(
+            "RL needs all weights in each process: use DDP, or DeepSpeed's ZeRO 1 or 2; LoRA saves memory"
+        )
+
+
 class RLTrainer(StepTrainer):
     """Trains `model` on rollouts of `tasks`.
 
@@ -126,6 +137,7 @@ class RLTrainer(StepTrainer):
             callbacks=[self.modes, *callbacks],
             shared_prefix=settings.shared_prefix and why is None,
         )
+        need_whole_weights(self.accelerator)
         self.settings, self.tasks, self.rollout, self.reward = settings, tasks, rollout, reward
         self.pad_id, self.on_group = pad_id, on_group
         self._window: list[MicroBatch] | None = None

@@ -18,7 +18,7 @@ from tirkit.methods.autotraj.prompts import Case, Flawed, Templates, notes
 from tirkit.methods.autotraj.rules import Replay, rewrite
 from tirkit.methods.autotraj.synthesise import JudgedGroup
 from tirkit.rollout.chunks import ProgressFn, in_chunks
-from tirkit.rollout.loop import stable_seed
+from tirkit.rollout.loop import searched_by, stable_seed
 from tirkit.rollout.policy import Policy, RolloutRequest, ScriptedPolicy
 from tirkit.scoring.quality import (
     Decision,
@@ -190,7 +190,8 @@ class Repairer:
             flawed = one.flawed
             # What the rules made of it is no concern of the repairer's.
             prompt = self.templates.messages(flawed, *(one.feedback if number else ("", None)))
-            task = flawed.task.model_copy(update={"id": f"{flawed.key}.{number}", "prompt": prompt})
+            asked = {"id": f"{flawed.key}.{number}", "prompt": prompt, "query": searched_by(flawed.task)}
+            task = flawed.task.model_copy(update=asked)
             seed = stable_seed(self.seed, "repair", task.id)
             requests.append(RolloutRequest(task, flawed.trajectory.copy_index, seed))
         for one, request, attempt in zip(opened, requests, self._roll(requests, policy), strict=True):
@@ -281,7 +282,9 @@ def rejection(flawed: Flawed, repaired: Trajectory, score: QualityScore, setting
     wanted = settings.accept_poor if flawed.case is Case.POOR else settings.accept_wrong
     if score.total <= wanted:
         return f"its quality is {score.total:.3f}, more than {wanted} is wanted"
-    if flawed.case is Case.POOR and score.total <= flawed.score.total:
+    # An attempt that is not well-formed may well be the shortest right one, and lose nothing else by its form.
+    comparable = flawed.case is Case.POOR and flawed.score.well_formed == 1
+    if comparable and score.total <= flawed.score.total:
         return f"its quality is {score.total:.3f}, no better than the attempt's {flawed.score.total:.3f}"
     return ""
 
