@@ -75,7 +75,9 @@ def test_worthless_attempts_score_nothing(
 ) -> None:
     trajectory = attempt([WORTHLESS[why]], dialect)
     assert r_correct(trajectory, make_task([A1])) == 0
-    assert set(call_scores(trajectory, make_task([A1])).values()) == {0.0}
+    scores = call_scores(trajectory, make_task([A1]))
+    assert scores.pop("valid_json", 0.0) == (why == "unknown beside right")  # which is well-written JSON all the same
+    assert set(scores.values()) == {0.0}
     assert not calls_right(trajectory, make_task([A1]))
 
 
@@ -98,6 +100,17 @@ def test_every_answer_at_once(
     assert scores.pop("id_f1") == pytest.approx(0.4)
     assert scores.pop("valid_json") == 1.0
     assert set(scores.values()) == {0.0}
+
+
+def test_a_call_of_an_unknown_tool_is_no_bad_json(
+    make_task: Callable[..., Task], attempt: Callable[..., Trajectory], dialect: Dialect
+) -> None:
+    def valid_json(block: str) -> float:
+        return call_scores(attempt([f"<tool_call>\n{block}\n</tool_call>"], dialect), make_task([A1]))["valid_json"]
+
+    assert valid_json('{"name": "<<Z>>", "arguments": {}}') == 1.0
+    assert valid_json('{"name": "<<Z>>", "arguments": {}') == 0.0
+    assert valid_json("") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ threads it follows from time, so the company that a row is computed in does, and
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,13 +28,11 @@ from typing import Literal
 from tirkit.rollout.calls import Calls
 from tirkit.rollout.policy import GenerateRequest, Generation, Policy, RolloutError, RolloutRequest
 from tirkit.text.control import MODE_TAGS
-from tirkit.text.dialects import Dialect, ParsedTurn, print_document
+from tirkit.text.dialects import UNKNOWN_TOOL, Dialect, ParsedTurn, print_document
 from tirkit.text.render import Renderer
 from tirkit.tools.retrieve import ToolRetriever
 from tirkit.tools.runtime import Toolbox
 from tirkit.types import Message, Mode, StopReason, Task, ToolCall, ToolResult, ToolSchema, Trajectory, Turn
-
-UNKNOWN_TOOL = re.compile(r"(call \d+: )?unknown tool ")  # how the dialect's problems with unknown names begin
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ selection selects nothing.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import cast
 
 from scipy.optimize import linear_sum_assignment  # pyright: ignore
 
-from tirkit.text.dialects import CALL_PROBLEM
+from tirkit.text.dialects import CALL_PROBLEM, UNKNOWN_TOOL
 from tirkit.text.schema import Equality, canonical, canonical_value
 from tirkit.types import Task, ToolCall, Trajectory
 
@@ -73,7 +73,8 @@ def call_scores(trajectory: Trajectory, task: Task) -> dict[str, float]:
 
     id_em, id_f1: the chosen tools. call_em: the calls. tool_accuracy: the called tools. parameter_accuracy: the
     arguments, whichever tool got them. joint_accuracy: both of the last two. parameter_given_tool (only where the
-    called tools are right): the calls. valid_json (only where a call block was written): every line is a call.
+    called tools are right): the calls. valid_json (only where a call block was written): every line is a call, of
+    whatever tool.
     """
     gold, predicted = _gold(task), predicted_calls(trajectory)
     if not gold:
@@ -95,7 +96,7 @@ def call_scores(trajectory: Trajectory, task: Task) -> dict[str, float]:
         if tools:
             scores["parameter_given_tool"] = scores["call_em"]
     if predicted is None or predicted:
-        scores["valid_json"] = float(predicted is not None)
+        scores["valid_json"] = float(not any(map(_is_bad_json, _problems(trajectory))))
     return scores
 
 
@@ -122,8 +123,17 @@ def recalled(trajectory: Trajectory, task: Task, names: Collection[str]) -> tupl
 
 def predicted_calls(trajectory: Trajectory) -> tuple[ToolCall, ...] | None:
     """All calls, None where a call block could not be read."""
-    unreadable = any(problem.startswith(CALL_PROBLEM) for turn in trajectory.turns for problem in turn.problems)
+    unreadable = any(problem.startswith(CALL_PROBLEM) for problem in _problems(trajectory))
     return None if unreadable else trajectory.calls
+
+
+def _problems(trajectory: Trajectory) -> Iterator[str]:
+    return (problem for turn in trajectory.turns for problem in turn.problems)
+
+
+def _is_bad_json(problem: str) -> bool:
+    # Without an index an unknown name is read like any other; with one it must not count as unreadable either.
+    return problem.startswith(CALL_PROBLEM) and not UNKNOWN_TOOL.match(problem)
 
 
 def chosen_tools(trajectory: Trajectory) -> list[str]:

@@ -46,6 +46,7 @@ BLOCKS = {
     ANSWER_OPEN: ANSWER_CLOSE,
 }
 CALL_PROBLEM = "call "  # every reason why a call block can't be read begins so: "call 2: bad JSON …"
+UNKNOWN_TOOL = re.compile(r"(call \d+: )?unknown tool ")  # how problems with unknown names begin
 DOCUMENT_FIELDS = ("name", "description", "parameters")
 
 _OPENERS = re.compile("|".join(map(re.escape, BLOCKS)))
