@@ -71,7 +71,8 @@ def estimate(values: Iterable[float | None], seed: int = 0) -> Estimate | None:
     """Mean, standard error s / √n and percentile bootstrap interval over the values that are not None.
 
     Resampling n values with replacement draws how often each distinct value occurs from a multinomial, so that is what
-    is drawn. None if there is no value.
+    is drawn. None if there is no value. Where all values are equal, error and interval are 0 wide: of n failures and no
+    success, take 3 / n as the upper end.
     """
     x = np.array([value for value in values if value is not None], dtype=float)
     if len(x) == 0:
