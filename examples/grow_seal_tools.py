@@ -65,6 +65,8 @@ def measured(root: Path, parts: Mapping[str, Sequence[ToolSchema]], asked: Seque
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     ctx = open_run(root)
+    all_items = ctx.config.evaluate.model_copy(update={"knowledge_items": 0})  # the same tools for every run
+    ctx.config = ctx.config.model_copy(update={"evaluate": all_items})
     loaded = ctx.load(model_stage(ctx, ""))
     found: dict[str, Any] = {}
     for part, tools in parts.items():
