@@ -78,7 +78,7 @@ def _server(root: Path) -> Iterator[_Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     patient = ["--max-request-s", "3600", "--read-s", "600"]  # a busy machine is no fault of the clients
-    command = [sys.executable, "-m", "tirkit", "serve", str(root), "--port", str(port), *patient]
+    command = [sys.executable, "-m", "tirkit", "serve", str(root), "--stage", "prepare", "--port", str(port), *patient]
     process = subprocess.Popen(command)
     try:
         while socket.socket().connect_ex(("127.0.0.1", port)):
