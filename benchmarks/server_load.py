@@ -192,7 +192,7 @@ def _over_http(server: _Server) -> Arm:
 
 
 def _directly(root: Path) -> Arm:
-    served = load_served(str(root))
+    served = load_served(str(root), "prepare")
     chat = Chat(served)
     jobs = [chat.prepare(ChatRequest.model_validate(_asked(2 * number + 1))) for number in range(TIMED)]
     chat.close()
