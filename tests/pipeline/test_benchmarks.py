@@ -1,12 +1,13 @@
 """`tirkit eval --benchmark` and `tirkit contaminate`, from the command line's function to the folder that is left."""
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tirkit.cli import app
+from tirkit.cli import FOR_BENCHMARKS, FOR_ENDPOINTS, FOR_QUESTIONS, app, evaluate
 from tirkit.config import parse_config
 from tirkit.evaluation.benchmarks.base import BenchmarkError
 from tirkit.evaluation.benchmarks.folder import BenchmarkSetting, read_results
@@ -128,6 +129,8 @@ def test_mistakes_are_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_that_would_change_nothing_are_refused(run: Path) -> None:
+    options = inspect.signature(evaluate).parameters
+    assert options.keys() >= FOR_QUESTIONS | FOR_BENCHMARKS | FOR_ENDPOINTS
     benchmark = ("--benchmark", "metatool", "--data", DATA)
     assert "--documents is for benchmarks" in error("eval", run, "--documents", "retrieve")
     assert "--out is for benchmarks" in error("eval", run, "--out", "x")
