@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from tirkit.config import ConfigError, parse_config
 from tirkit.evaluation.terminal import Progress
 from tirkit.methods.tinr.tokens import grow_vocabulary
-from tirkit.pipeline import run, train
+from tirkit.pipeline import reinforce, run, train
 from tirkit.pipeline.context import Context, Loaded
 from tirkit.pipeline.sources import load_model
 from tirkit.pipeline.train import alignment_rows, supervise, unseen_ids, use_rows, use_tasks
@@ -92,6 +92,25 @@ def test_activations_are_recomputed_where_the_config_says(tmp_path: Path, monkey
         ctx, loaded = prepared(tmp_path / str(given), model={"gradient_checkpointing": given}, warmup={"replay": 0.0})
         row = WeightedRow(TokenRow((1,), (2,), (1,), (0.0,)))
         supervise(ctx, loaded, "warmup", ctx.config.warmup, [row])
+    assert asked == [True, False]
+
+
+class Told(Exception):  # noqa: N818
+    """Ends a stage once it has said what is asked about."""
+
+
+def test_rl_recomputes_activations_where_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def tell(_folder: str, **settings: object) -> None:
+        asked.append(bool(settings["activation_checkpointing"]))
+        raise Told
+
+    monkeypatch.setattr(reinforce, "training_arguments", tell)
+    for given in (True, False):
+        ctx, loaded = prepared(tmp_path / str(given), model={"gradient_checkpointing": given})
+        with pytest.raises(Told):
+            reinforce._train(ctx, loaded, "rl", (), 1, lambda *_: None)
     assert asked == [True, False]
 
 

@@ -77,6 +77,23 @@ def test_rollouts_need_whole_weights_in_each_process(kind, stage, whole):
         need_whole_weights(accelerator)
 
 
+def test_activations_that_are_recomputed_give_the_same_weights(make_trainer, make_model):
+    weights, forwards = [], []
+    for again in (False, True):
+        model, count = make_model(), []
+        for layer in model.model.layers:
+            layer.mlp.register_forward_pre_hook(
+                lambda module, _, count=count: count.append(1) if module.training else None
+            )
+        trainer = make_trainer(str(again), model=model, max_steps=2, activation_checkpointing=again)
+        trainer.train()
+        weights.append([p.detach().clone() for p in model.parameters()])
+        forwards.append(len(count))
+    assert forwards[1] == 2 * forwards[0] > 0
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
 def test_an_optimiser_that_steps_by_itself_does_so_behind_the_last_micro_batch():
     stepped = []
 

@@ -33,7 +33,7 @@ class ModelConfig(Section):
     )
     lora_rank: int = Field(default=0, ge=0, description="0 = full training")
     gradient_checkpointing: bool = Field(
-        default=False, description="activations of all phases and of RL are computed twice, not kept"
+        default=False, description="activations of supervision and RL are computed twice, not kept"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
